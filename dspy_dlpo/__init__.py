@@ -1,0 +1,21 @@
+"""DLPO for DSPy: tune a program's instructions by textual gradient descent."""
+
+from dspy_dlpo.intervals import paired_interval
+from dspy_dlpo.optimizer import DLPOOptimizer
+from dspy_dlpo.policies import (
+    PRESETS,
+    Policy,
+    TextualLearningRate,
+    TextualSimulatedAnnealing,
+)
+from dspy_dlpo.result import DLPOResult
+
+__all__ = [
+    "PRESETS",
+    "DLPOOptimizer",
+    "DLPOResult",
+    "Policy",
+    "TextualLearningRate",
+    "TextualSimulatedAnnealing",
+    "paired_interval",
+]

@@ -1,0 +1,118 @@
+"""Asking critic and proposer: in parallel, once more if the reply cannot be parsed, each reply kept in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError, LMError
+
+from dspy_dlpo.budget import Budget, metered
+from dspy_dlpo.forward import FATAL
+from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.records import Spending
+from dspy_dlpo.threads import run_in_threads
+
+Fields = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: a signature, its inputs, and a name that sets it apart from equal requests of other steps."""
+
+    name: str
+    signature: type[dspy.Signature]
+    inputs: Fields
+
+    @property
+    def key(self) -> str:
+        """A hash of name, wording and inputs."""
+        content = json.dumps([self.name, self.signature.instructions, dict(self.inputs)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+class Asker:
+    """Puts questions to one language model.
+
+    A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
+    failed call that might have gone well (a dropped connection). What no retry can mend is raised.
+
+    Args:
+        lm: The language model.
+        ledger: Where every reply is kept before it is used.
+        budget: What is charged for it.
+        num_threads: Requests in flight at once.
+
+    Attributes:
+        unparsed: Questions that remained without a reply.
+    """
+
+    def __init__(self, lm: dspy.BaseLM, ledger: Ledger, budget: Budget, num_threads: int) -> None:
+        self._lm = lm
+        self._ledger = ledger
+        self._budget = budget
+        self._num_threads = num_threads
+        self._ever_answered = False
+        self.unparsed = 0
+
+    def __call__(self, questions: Sequence[Question]) -> list[Fields | None]:
+        """Return the output fields of each reply, None where there is none.
+
+        Raises:
+            dspy.LMError: If the model fails in a way that no retry can mend, or fails on all of the first questions.
+        """
+        replies: list[dict[str, Any] | None] = [None] * len(questions)
+        missing = []
+        for index, question in enumerate(questions):
+            if found := self._ledger.reply(question.key):
+                replies[index], spent = found
+                self._budget.charge(spent)
+            else:
+                missing.append(index)
+        failures = []
+        for number, (reply, spent, failure) in run_in_threads(
+            [partial(self._ask, questions[index]) for index in missing], self._num_threads
+        ):
+            index = missing[number]
+            if failure is not None:
+                failures.append(failure)
+            self._ledger.add_reply(questions[index].key, reply, spent)
+            self._budget.charge(spent)
+            replies[index] = reply
+        if failures and len(failures) == len(questions) and not self._ever_answered:
+            raise failures[0]
+        fields = [reply.get("fields") if reply else None for reply in replies]
+        self._ever_answered |= any(field is not None for field in fields)
+        self.unparsed += sum(field is None for field in fields)
+        return fields
+
+    def _ask(self, question: Question) -> tuple[dict[str, Any], Spending, LMError | None]:
+        fields, failure = None, None
+        with metered(trace=[], lm=self._lm) as meter:
+            for attempt in range(2):
+                try:
+                    prediction = dspy.Predict(question.signature)(
+                        **question.inputs, config=self._config(question, attempt)
+                    )
+                except AdapterParseError:
+                    continue
+                except FATAL:
+                    raise
+                except LMError as error:
+                    failure = error
+                    break
+                fields = {name: str(prediction[name] or "") for name in question.signature.output_fields}
+                break
+        return {"fields": fields}, meter.spent, failure
+
+    def _config(self, question: Question, attempt: int) -> dict[str, Any]:
+        """Ask the cache for an answer of its own for each question, where the model's temperature allows it."""
+        if attempt == 0 and not self._lm.kwargs.get("temperature"):
+            return {}
+        rollout_id = int(question.key[:8], 16) + attempt
+        return {"rollout_id": rollout_id, "temperature": 1.0} if attempt else {"rollout_id": rollout_id}

@@ -1,0 +1,71 @@
+"""The examples of a run, by name, checked and split."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+_HOLD_OUT_FROM = 20
+_HOLD_OUT_SHARE = 0.4
+_HOLD_OUT_MOST = 50
+
+
+@dataclass(frozen=True)
+class Data:
+    """Train and validation examples. A name is `train:INDEX` or `val:INDEX`, the index into what the user gave.
+
+    Attributes:
+        trainset: Names of the examples that decide the walk.
+        valset: Names of the examples that choose the result.
+        held_out: Where the valset is from: `given`, `part of the trainset`, or `the trainset itself`.
+    """
+
+    given_trainset: Sequence[dspy.Example]
+    given_valset: Sequence[dspy.Example]
+    trainset: tuple[str, ...]
+    valset: tuple[str, ...]
+    held_out: str
+
+    def __getitem__(self, name: str) -> dspy.Example:
+        kind, _, index = name.partition(":")
+        given = self.given_valset if kind == "val" and self.given_valset else self.given_trainset
+        return given[int(index)]
+
+    def hash(self) -> str:
+        """Return a hash of all examples in order."""
+        digest = hashlib.sha256()
+        for name in (*self.trainset, *self.valset):
+            digest.update(f"{name} {sorted(self[name].items(), key=lambda item: item[0])!r}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int) -> Data:
+    """Check the examples, and hold out a valset if none is given and the trainset is large enough.
+
+    Raises:
+        TypeError: If something is not a `dspy.Example`.
+        ValueError: If the trainset is empty or an example has no inputs.
+    """
+    if not trainset:
+        raise ValueError("`trainset` must hold at least one example, but it is empty.")
+    for kind, examples in (("trainset", trainset), ("valset", valset or ())):
+        for index, example in enumerate(examples):
+            if not isinstance(example, dspy.Example):
+                raise TypeError(f"{kind}[{index}] must be a dspy.Example, but got {example!r}.")
+            if not getattr(example, "_input_keys", None):
+                raise ValueError(f"{kind}[{index}] has no inputs. Name them with example.with_inputs('question', ...).")
+    if valset:
+        names = [f"train:{index}" for index in range(len(trainset))], [f"val:{index}" for index in range(len(valset))]
+        return Data(trainset, valset, tuple(names[0]), tuple(names[1]), "given")
+    indices = list(range(len(trainset)))
+    if len(trainset) < _HOLD_OUT_FROM:
+        train, val, origin = indices, indices, "the trainset itself"
+    else:
+        random.Random(f"{seed}/hold out").shuffle(indices)
+        size = min(int(len(trainset) * _HOLD_OUT_SHARE), _HOLD_OUT_MOST)
+        train, val, origin = sorted(indices[size:]), sorted(indices[:size]), "part of the trainset"
+    return Data(trainset, (), tuple(f"train:{i}" for i in train), tuple(f"val:{i}" for i in val), origin)

@@ -1,0 +1,277 @@
+"""The forward pass: run a candidate on examples, keep the trace of its predictors, score it with the metric."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import (
+    AdapterParseError,
+    LMAuthError,
+    LMBillingError,
+    LMConfigurationError,
+    LMUnsupportedModelError,
+)
+
+from dspy_dlpo.budget import Budget, metered
+from dspy_dlpo.data import Data
+from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.records import Call, Candidate, Rollout
+from dspy_dlpo.threads import run_in_threads
+
+FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
+"""Errors of a language model that no retry can mend: they end a run."""
+
+_MAX_PROGRAMS = 8
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A user's metric, in any of DSPy's forms, as `(example, prediction) -> (score, feedback)`.
+
+    Args:
+        function: Takes `(example, prediction)`, DSPy's `(example, prediction, trace)` or GEPA's `(gold, pred, trace,
+            pred_name, pred_trace)`; a `dspy.Module` whose `forward` does is a metric too. Returns a number, a bool, or
+            `dspy.Prediction(score=..., feedback=...)`. It is called with `trace=None`, since some of DSPy's metrics
+            return a bool otherwise.
+        score_range: Lowest and highest score.
+
+    Raises:
+        TypeError: At construction if the function takes another number of arguments.
+    """
+
+    function: Callable[..., Any]
+    score_range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        self.num_arguments  # noqa: B018 - Computed here so that a wrong metric is refused before the first call.
+
+    @property
+    def num_arguments(self) -> int:
+        """How many positional arguments the metric is called with: 5, 3 or 2, the most it takes."""
+        if not callable(self.function):
+            raise TypeError(f"`metric` must be callable, but got {self.function!r}.")
+        function = self.function.forward if isinstance(self.function, dspy.Module) else self.function
+        signature = inspect.signature(function)
+        for number in (5, 3, 2):
+            try:
+                signature.bind(*[None] * number)
+                return number
+            except TypeError:
+                continue
+        raise TypeError(
+            f"`metric` must take (example, pred), (example, pred, trace) or GEPA's (gold, pred, trace, pred_name, "
+            f"pred_trace), but {getattr(function, '__name__', function)} takes {signature}."
+        )
+
+    def __call__(self, example: dspy.Example, prediction: Any, name: str) -> tuple[float, str]:
+        """Score a prediction; `name` is the example's, for error messages.
+
+        Raises:
+            TypeError: If the metric returns something that is not a number.
+            ValueError: If it returns NaN, an infinity, or a score outside `score_range`.
+        """
+        value = self.function(example, prediction, *[None] * (self.num_arguments - 2))
+        feedback = ""
+        if hasattr(value, "score"):
+            feedback = str(getattr(value, "feedback", None) or "")
+            value = value.score
+        if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+            raise MetricError(
+                f"`metric` returned {value!r} for example {name}; it must return a number (higher is better) or "
+                "Prediction(score, feedback)."
+            )
+        score = float(value)
+        low, high = self.score_range
+        if not (math.isfinite(score) and low <= score <= high):
+            raise MetricError(
+                f"`metric` returned {score} for example {name}, outside score_range={self.score_range}. "
+                "Pass the lowest and highest score your metric gives as `score_range`."
+            )
+        return score, feedback
+
+
+class MetricError(ValueError, TypeError):
+    """The metric returned something that is no score. It ends a run: every other score would be in doubt too."""
+
+
+class Forward:
+    """Runs candidates on examples and scores them, each pair once: what the ledger holds is not paid again.
+
+    Args:
+        student: The program. It is copied for each candidate and never changed.
+        metric: The metric.
+        examples: All examples, by name.
+        ledger: Where every rollout is kept before it is used.
+        budget: What is charged for them.
+        num_threads: Rollouts in flight at once.
+        failure_score: Score of a rollout in which the program or the metric raised.
+        max_chars: Characters kept of each field of a trace, error or feedback.
+    """
+
+    def __init__(
+        self,
+        student: dspy.Module,
+        metric: Metric,
+        examples: Data,
+        *,
+        ledger: Ledger,
+        budget: Budget,
+        num_threads: int,
+        failure_score: float,
+        max_chars: int = 2000,
+    ) -> None:
+        self._student = student
+        self._metric = metric
+        self._examples = examples
+        self._ledger = ledger
+        self._budget = budget
+        self._num_threads = num_threads
+        self._failure_score = failure_score
+        self._max_chars = max_chars
+        self._charged: set[tuple[str, str]] = set()
+        self._program = lru_cache(maxsize=_MAX_PROGRAMS)(partial(with_instructions, student))
+
+    def __call__(self, pairs: Iterable[tuple[Candidate, str]]) -> list[Rollout]:
+        """Return the rollout of each pair of a candidate and an example's name, paying for those not yet paid.
+
+        Raises:
+            BudgetSpent: If the budget cannot pay for all of them; then none is run.
+            MetricError: If the metric returns something that is no score.
+            dspy.LMError: If a language model fails in a way that no retry can mend.
+        """
+        pairs = list(pairs)
+        found: dict[tuple[str, str], Rollout] = {}
+        missing: dict[tuple[str, str], Callable[[], Rollout]] = {}
+        for candidate, example in pairs:
+            key = (candidate.id, example)
+            if rollout := self._ledger.rollout(*key):
+                found[key] = rollout
+            elif key not in missing:
+                missing[key] = partial(self._run, self._program(candidate), candidate.id, example)
+        # A rollout of the run that this one resumes is charged where the budget first met it.
+        known = [rollout for key, rollout in found.items() if key not in self._charged]
+        self._budget.check(len(missing) + len(known))
+        for rollout in known:
+            self._charge(rollout)
+        keys = list(missing)
+        for index, rollout in run_in_threads(list(missing.values()), self._num_threads):
+            self._ledger.add_rollout(rollout)
+            self._charge(rollout)
+            found[keys[index]] = rollout
+        return [found[candidate.id, example] for candidate, example in pairs]
+
+    def _charge(self, rollout: Rollout) -> None:
+        self._charged.add((rollout.candidate, rollout.example))
+        self._budget.charge(rollout.spent)
+
+    def _run(self, program: dspy.Module, candidate: str, name: str) -> Rollout:
+        example = self._examples[name]
+        recorder = Recorder(program, self._max_chars)
+        callbacks = [*dspy.settings.callbacks, recorder]
+        feedback, error = "", ""
+        with metered(trace=[], callbacks=callbacks) as meter:
+            try:
+                score, feedback = self._metric(example, program(**example.inputs()), name)
+            except (*FATAL, MetricError):
+                raise
+            except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
+                score, error = self._failure_score, f"{type(problem).__name__}: {problem}"
+        return Rollout(
+            candidate=candidate,
+            example=name,
+            score=score,
+            feedback=shorten(feedback, self._max_chars),
+            error=shorten(error, self._max_chars),
+            calls=recorder.calls() if name.startswith("train:") else (),
+            spent=replace(meter.spent, metric_calls=1),
+        )
+
+
+def with_instructions(student: dspy.Module, candidate: Candidate) -> dspy.Module:
+    """Return a copy of the student that has the candidate's instructions."""
+    program = student.deepcopy()
+    for name, predictor in program.named_predictors():
+        if name in candidate.instructions:
+            predictor.signature = predictor.signature.with_instructions(candidate.instructions[name])
+    return program
+
+
+class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
+    """Records every predictor call of one rollout, in order of their beginning, failed ones included.
+
+    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`.
+    """
+
+    def __init__(self, program: dspy.Module, max_chars: int) -> None:
+        self._names = {id(predictor): name for name, predictor in program.named_predictors()}
+        self._max_chars = max_chars
+        self._calls: dict[str, Call | None] = {}
+        self._begun: dict[str, tuple[dspy.Predict, Mapping[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Note that a call has begun."""
+        if isinstance(instance, dspy.Predict):
+            with self._lock:
+                self._calls[call_id] = None
+                self._begun[call_id] = (instance, inputs.get("kwargs", inputs))
+
+    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        """Record the call."""
+        with self._lock:
+            if call_id not in self._begun:
+                return
+            predictor, inputs = self._begun.pop(call_id)
+            fields = predictor.signature.input_fields
+            self._calls[call_id] = Call(
+                predictor=self._names.get(id(predictor)),
+                inputs=self._texts({name: value for name, value in inputs.items() if name in fields}),
+                outputs=self._texts(dict(outputs.items())) if outputs is not None else {},
+                error=shorten(_call_error(exception), self._max_chars),
+            )
+
+    def calls(self) -> tuple[Call, ...]:
+        """Return the calls that have ended."""
+        with self._lock:
+            return tuple(call for call in self._calls.values() if call is not None)
+
+    def _texts(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {name: shorten(str(value), self._max_chars) for name, value in fields.items()}
+
+
+def _call_error(exception: BaseException | None) -> str:
+    if exception is None:
+        return ""
+    if isinstance(exception, AdapterParseError):
+        expected = ", ".join(f"`{name}`" for name in exception.signature.output_fields)
+        return f"The reply did not hold the fields {expected} in the asked form. It was: {exception.lm_response}"
+    return f"{type(exception).__name__}: {exception}"
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Return a text of at most `max_chars` characters: its beginning and its end, and how much is left out between."""
+    if len(text) <= max_chars:
+        return text
+    mark = f" ... [{len(text) - max_chars} characters left out] ... "
+    room = max(max_chars - len(mark), 0)
+    return text[: room - room // 2] + mark[:max_chars] + text[len(text) - room // 2 :]
+
+
+def check_first_minibatch(rollouts: Sequence[Rollout]) -> None:
+    """Raise if every rollout of a run's first minibatch failed: then it is not the instructions that are wrong.
+
+    Replies that could not be parsed do not count: those an instruction can mend.
+    """
+    if rollouts and all(rollout.error and "AdapterParseError" not in rollout.error for rollout in rollouts):
+        raise RuntimeError(
+            f"The program failed on all {len(rollouts)} examples of the first minibatch, so there is nothing to learn "
+            f"from. The first error was: {rollouts[0].error}"
+        )

@@ -1,0 +1,254 @@
+"""The loop: one step of textual gradient descent after another."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from statistics import fmean
+
+from dspy_dlpo.acceptance import decide
+from dspy_dlpo.backward import Backward
+from dspy_dlpo.budget import Budget, BudgetSpent
+from dspy_dlpo.forward import Forward, check_first_minibatch
+from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.policies import Policy, State, StepContext
+from dspy_dlpo.records import Candidate, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.sentences import split
+from dspy_dlpo.update import Update
+
+MAX_IDLE_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers that steer a run; `DLPOOptimizer` documents them."""
+
+    trainset: Sequence[str]
+    valset: Sequence[str]
+    num_steps: int | None
+    batch_size: int
+    max_trial_examples: int | None
+    score_range: tuple[float, float]
+    confidence: float
+    seed: int
+
+    @property
+    def width(self) -> float:
+        """Width of the score range."""
+        return self.score_range[1] - self.score_range[0]
+
+
+@dataclass
+class Walk:
+    """Where a run stands: the incumbent walks, the best on the valset is kept apart."""
+
+    student: Candidate
+    incumbent: Candidate
+    best: Candidate
+    states: list[State]
+    seen: dict[str, Candidate] = field(default_factory=dict)
+    history: list[StepRecord] = field(default_factory=list)
+    stopped: str = ""
+
+
+class Loop:
+    """Forward, loss, backward, update, accept, record: until a limit is reached.
+
+    Args:
+        forward: Runs candidates on examples.
+        backward: Turns failures into gradients.
+        update: Turns gradients into candidates.
+        policies: The strategies.
+        ledger: Where each step is kept.
+        budget: What may be spent.
+        settings: The numbers.
+        on_step: Called with each record.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        backward: Backward,
+        update: Update,
+        policies: Sequence[Policy],
+        ledger: Ledger,
+        budget: Budget,
+        settings: Settings,
+        on_step: Callable[[StepRecord], None],
+    ) -> None:
+        self.forward, self.backward, self.update = forward, backward, update
+        self.policies, self.ledger, self.budget = policies, ledger, budget
+        self.settings, self.on_step = settings, on_step
+
+    def run(self, student: Candidate) -> Walk:
+        """Walk from the student until the steps, the budget or the failures run out; then choose."""
+        walk = Walk(student, student, student, [policy.init() for policy in self.policies], {student.id: student})
+        try:
+            self.scores(student, self.settings.valset)
+            self.budget.reserve = len(self.settings.valset)
+            idle = 0
+            while not walk.stopped:
+                spent = self.budget.spent.metric_calls
+                record = self.step(walk)
+                idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
+                walk.stopped = self.reason_to_stop(walk, idle)
+                self.ledger.add_step(record)
+                self.on_step(record)
+        except BudgetSpent:
+            walk.stopped = "the budget is spent"
+        self.choose(walk)
+        return walk
+
+    def step(self, walk: Walk) -> StepRecord:
+        """Take one step: minibatch, gradients, candidates, trial; move the incumbent if the trial says so."""
+        index = len(walk.history)
+        ctx = StepContext(index, self.settings.seed)
+        minibatch = self.minibatch(index)
+
+        rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
+        if index == 0:
+            check_first_minibatch(rollouts)
+        top = self.settings.score_range[1]
+        failing = [rollout for rollout in rollouts if rollout.score < top]
+        loss = top - fmean(rollout.score for rollout in rollouts)
+        record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss)
+        if not failing:
+            return self.learn(walk, replace(record, skipped="perfect minibatch"))
+
+        gradients = self.backward(walk.incumbent, failing, index)
+        record = replace(record, gradients=gradients)
+        if not gradients:
+            return self.learn(walk, replace(record, skipped="no gradient"))
+
+        requests = [self.narrow(walk, gradient, ctx) for gradient in gradients]
+        proposals = self.update(walk.incumbent, requests, index)
+        candidates = proposals.candidates
+        walk.seen |= {candidate.id: candidate for candidate in candidates}
+        record = replace(record, requests=tuple(requests), candidates=candidates, dropped_edits=proposals.dropped)
+        if not candidates:
+            return self.learn(walk, replace(record, skipped="no usable edit"))
+
+        screen, trial = self.try_out(walk, candidates, minibatch, ctx)
+        if trial.accepted:
+            walk.incumbent = walk.seen[trial.candidate]
+            self.validate(walk)
+        return self.learn(walk, replace(record, screen=screen, trial=trial))
+
+    def narrow(self, walk: Walk, gradient: TextualGradient, ctx: StepContext) -> UpdateRequest:
+        """Ask for an update of one predictor, within what all policies allow."""
+        sentences = tuple(split(walk.incumbent.instructions[gradient.predictor]))
+        request = UpdateRequest(gradient.predictor, sentences, gradient)
+        for policy, state in zip(self.policies, walk.states, strict=True):
+            request = policy.narrow(request, state, ctx)
+        return request
+
+    def try_out(
+        self, walk: Walk, candidates: Sequence[Candidate], minibatch: Sequence[str], ctx: StepContext
+    ) -> tuple[tuple[float, ...], Trial]:
+        """Let the candidates race on the minibatch; the winner meets the incumbent on examples it was not made from.
+
+        A winner that fails the threshold on the minibatch itself, which it was made to mend, is refused at once.
+        """
+        self.forward([(candidate, example) for candidate in candidates for example in minibatch])
+        races = [self.differences(candidate, walk.incumbent, minibatch) for candidate in candidates]
+        gains = [fmean(race) for race in races]
+        winner = max(range(len(candidates)), key=lambda number: gains[number])
+        candidate = candidates[winner]
+        states = zip(self.policies, walk.states, strict=True)
+        threshold = reduce(
+            add, (policy.threshold(candidate, walk.incumbent, state, ctx) for policy, state in states), Threshold()
+        )
+        fresh = self.fresh(minibatch, ctx)
+        paid, accepted = races[winner], gains[winner] > threshold.value
+        if accepted and fresh:
+            paid, accepted = decide(
+                lambda examples: self.differences(candidate, walk.incumbent, examples),
+                fresh,
+                threshold=threshold.value,
+                width=self.settings.width,
+                confidence=self.settings.confidence,
+                first_look=self.settings.batch_size,
+            )
+        trial = Trial(candidate.id, walk.incumbent.id, tuple(paid), len(fresh) or len(minibatch), threshold, accepted)
+        return tuple(gains), trial
+
+    def validate(self, walk: Walk) -> None:
+        """Let the new incumbent meet the best so far on the valset."""
+        _, better = decide(
+            lambda examples: self.differences(walk.incumbent, walk.best, examples),
+            self.settings.valset,
+            threshold=0.0,
+            width=self.settings.width,
+            confidence=self.settings.confidence,
+            first_look=self.settings.batch_size,
+        )
+        if better:
+            walk.best = walk.incumbent
+
+    def learn(self, walk: Walk, record: StepRecord) -> StepRecord:
+        """Complete the record, keep it, and let the policies learn from it, whatever came of the step."""
+        best_scores = self.scores(walk.best, [name for name in self.settings.valset if self.paid(walk.best, name)])
+        unparsed = self.backward.ask.unparsed + self.update.ask.unparsed
+        record = replace(
+            record, best=walk.best.id, best_score=fmean(best_scores), unparsed=unparsed, spent=self.budget.spent
+        )
+        walk.history.append(record)
+        walk.states = [policy.learn(record, state) for policy, state in zip(self.policies, walk.states, strict=True)]
+        return record
+
+    def choose(self, walk: Walk) -> None:
+        """Make the final choice on the full valset: the best so far, unless the student is as good."""
+        self.budget.reserve = 0
+        if fmean(self.differences(walk.best, walk.student, self.settings.valset)) <= 0:
+            walk.best = walk.student
+
+    def reason_to_stop(self, walk: Walk, idle: int) -> str:
+        """Return why the run is over, empty if it is not."""
+        steps_per_epoch = -(-len(self.settings.trainset) // self.settings.batch_size)
+        last = walk.history[-steps_per_epoch:]
+        if len(last) == steps_per_epoch and all(record.skipped == "perfect minibatch" for record in last):
+            return "the program is perfect on the whole trainset"
+        if len(walk.history) == self.settings.num_steps:
+            return f"{self.settings.num_steps} steps are done"
+        if idle >= max(MAX_IDLE_STEPS, steps_per_epoch):
+            return f"{idle} steps in a row had nothing to try"
+        return ""
+
+    def minibatch(self, step: int) -> list[str]:
+        """Return the examples of a step: one seeded shuffle of the trainset an epoch."""
+        trainset = self.settings.trainset
+        names: list[str] = []
+        start = step * self.settings.batch_size
+        for position in range(start, start + self.settings.batch_size):
+            epoch, place = divmod(position, len(trainset))
+            if place == 0 or not names:
+                order = list(trainset)
+                random.Random(f"{self.settings.seed}/epoch/{epoch}").shuffle(order)
+            names.append(order[place])
+        return list(dict.fromkeys(names))
+
+    def fresh(self, minibatch: Sequence[str], ctx: StepContext) -> list[str]:
+        """Return train examples outside the minibatch in random order, at most `max_trial_examples`."""
+        others = sorted({*self.settings.trainset} - {*minibatch})
+        rng = ctx.rng("trial")
+        limit = self.settings.max_trial_examples
+        return rng.sample(others, len(others) if limit is None else min(limit, len(others)))
+
+    def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the paired differences of score; both sides run at once, and only where they have not yet."""
+        rollouts = self.forward([(each, example) for each in (candidate, other) for example in examples])
+        return [
+            mine.score - its.score
+            for mine, its in zip(rollouts[: len(examples)], rollouts[len(examples) :], strict=True)
+        ]
+
+    def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the scores of a candidate on examples."""
+        return [rollout.score for rollout in self.forward([(candidate, example) for example in examples])]
+
+    def paid(self, candidate: Candidate, example: str) -> bool:
+        """Whether this candidate has been scored on this example."""
+        return self.ledger.rollout(candidate.id, example) is not None

@@ -1,0 +1,43 @@
+"""Update policies, one file each, and the presets made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dspy_dlpo.policies.annealing import TextualSimulatedAnnealing
+from dspy_dlpo.policies.base import Policy, State, StepContext
+from dspy_dlpo.policies.learning_rate import TextualLearningRate
+
+PRESETS: dict[str, Callable[[], list[Policy]]] = {
+    "none": list,
+    "default": lambda: [TextualLearningRate(4), TextualSimulatedAnnealing()],
+}
+
+
+def as_policies(policies: str | Sequence[Policy]) -> tuple[Policy, ...]:
+    """Return the policies of a preset, or the given ones.
+
+    Raises:
+        ValueError: If there is no preset of that name.
+        TypeError: If something in the list is not a `Policy`.
+    """
+    if isinstance(policies, str):
+        if policies not in PRESETS:
+            raise ValueError(f"`policies` must be a list or one of {sorted(PRESETS)}, but got {policies!r}.")
+        return tuple(PRESETS[policies]())
+    for policy in policies:
+        if not isinstance(policy, Policy):
+            hint = " Did you forget the parentheses?" if isinstance(policy, type) else ""
+            raise TypeError(f"`policies` must hold Policy objects, but got {policy!r}.{hint}")
+    return tuple(policies)
+
+
+__all__ = [
+    "PRESETS",
+    "Policy",
+    "State",
+    "StepContext",
+    "TextualLearningRate",
+    "TextualSimulatedAnnealing",
+    "as_policies",
+]

@@ -1,0 +1,59 @@
+"""TSA: simulated annealing."""
+
+from __future__ import annotations
+
+import math
+
+from dspy_dlpo.policies.base import Policy, State, StepContext
+from dspy_dlpo.records import Candidate, Threshold
+from dspy_dlpo.schedules import Schedule, as_schedule, exponential
+
+
+class TextualSimulatedAnnealing(Policy):
+    """Accept a worse candidate with probability exp(gain / temperature); cool at every step.
+
+    With U drawn uniformly from (0, 1] once per step, "accept with probability exp(gain/T)" is "accept when the gain
+    exceeds T*ln(U)", a threshold known before the first example is paid. Every improvement is accepted. The best
+    candidate on the valset is kept apart from this walk, so nothing found is lost.
+
+    Args:
+        temperature: On the scale of the metric, at least 0: at `temperature=0.05` a drop of 0.05 is accepted with
+            probability 0.37. A constant, or a schedule called with the run's step index (from 0). Default: from 0.05,
+            times 0.7 at each step.
+        max_drop: A drop larger than this is refused whatever the draw; None for no such rule.
+
+    Raises:
+        ValueError: At construction if a constant is negative or not a number, or at the step where a schedule
+            returns such a value; or if `max_drop` is negative.
+
+    References:
+        Peng et al., DLPO, arXiv 2503.13413. Departures: their temperature of 64 on scores in [0, 1] accepts a drop of
+        0.25 with probability 0.996, so ours is on the score scale; theirs starts from score 0, so that the first
+        candidate is always accepted, and cools only after an acceptance. `max_drop=0.3` is their hard refusal.
+        Kirkpatrick, Gelatt and Vecchi, Science 220 (1983). Korattikara, Chen and Welling, arXiv 1304.5299, for the
+        threshold form.
+    """
+
+    def __init__(self, temperature: float | Schedule | None = None, max_drop: float | None = None) -> None:
+        self.temperature = exponential(0.05, 0.7) if temperature is None else temperature
+        self.max_drop = max_drop
+        if not callable(self.temperature):
+            self._temperature(0)
+        if max_drop is not None and not max_drop >= 0:
+            raise ValueError(f"`max_drop` must be at least 0, but got max_drop={max_drop}. Use None for no such rule.")
+
+    def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
+        """Draw the threshold."""
+        temperature = self._temperature(ctx.step)
+        draw = 1.0 - ctx.rng(self.name).random()  # In (0, 1], so that its logarithm exists.
+        value = temperature * math.log(draw)
+        if self.max_drop is not None:
+            value = max(value, -self.max_drop)
+        return Threshold(value, {"temperature": temperature, "draw": draw})
+
+    def _temperature(self, step: int) -> float:
+        value = as_schedule(self.temperature)(step)
+        if not (value >= 0 and math.isfinite(value)):
+            where = f" at step {step}" if callable(self.temperature) else ""
+            raise ValueError(f"`temperature` must be at least 0, but got temperature={value}{where}.")
+        return value

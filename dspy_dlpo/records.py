@@ -1,0 +1,246 @@
+"""The data that flows through the loop, one way: Rollout, TextualGradient, UpdateRequest, Candidate, Trial, StepRecord.
+
+All of it is plain and frozen, so that it can be kept in the ledger as JSON and read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from dspy_dlpo.sentences import Edit
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What something cost.
+
+    Attributes:
+        metric_calls: Runs of the program on one example, each followed by the metric.
+        lm_calls: Requests answered by a language model; answers from DSPy's cache are free and not counted.
+        input_tokens: Tokens sent, as the models reported them.
+        output_tokens: Tokens received.
+        seconds: Time during which it ran. Calls in parallel add up.
+    """
+
+    metric_calls: int = 0
+    lm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.metric_calls + other.metric_calls,
+            self.lm_calls + other.lm_calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a predictor inside a rollout, as text.
+
+    Attributes:
+        predictor: Its `named_predictors()` path; None for a predictor the program made on the fly.
+        inputs: Value of each input field, shortened to the character limit of the run.
+        outputs: Value of each output field; empty if the call failed.
+        error: What was wrong with the reply, if the call failed.
+    """
+
+    predictor: str | None
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One run of a candidate on one example, scored.
+
+    Attributes:
+        candidate: Id of the candidate.
+        example: `train:INDEX` or `val:INDEX`.
+        score: What the metric said, higher is better; `failure_score` if the program or the metric raised.
+        feedback: The metric's words, empty if it gave none.
+        error: The error that ended the run, empty if none did.
+        calls: The predictor calls in the order in which they began.
+        spent: What the run cost, calls of language models inside the metric included.
+    """
+
+    candidate: str
+    example: str
+    score: float
+    feedback: str = ""
+    error: str = ""
+    calls: tuple[Call, ...] = ()
+    spent: Spending = Spending()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing an instruction should change, and the examples that said so."""
+
+    text: str
+    examples: tuple[str, ...]
+
+    @property
+    def weight(self) -> int:
+        """How many examples said so."""
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class TextualGradient:
+    """What the critic says the instruction of one predictor should change: its points, the most frequent first."""
+
+    predictor: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """What the proposer is asked for one predictor; policies narrow it before it is sent.
+
+    Attributes:
+        predictor: Path of the predictor.
+        sentences: The units of its instruction; joined they are the instruction.
+        gradient: What should change.
+        max_edits: Edits a candidate may hold; None is no limit.
+        frozen: Indices of sentences that must stay verbatim.
+        memory: Points of earlier steps that still count, the heaviest first.
+        exemplars: Earlier instructions of this predictor with their scores, shown to the proposer.
+        directives: Further wishes, in words.
+    """
+
+    predictor: str
+    sentences: tuple[str, ...]
+    gradient: TextualGradient
+    max_edits: int | None = None
+    frozen: frozenset[int] = frozenset()
+    memory: tuple[Point, ...] = ()
+    exemplars: tuple[tuple[str, float], ...] = ()
+    directives: tuple[str, ...] = ()
+
+    def narrowed(
+        self, *, max_edits: int | None = None, frozen: frozenset[int] = frozenset(), directives: Sequence[str] = ()
+    ) -> UpdateRequest:
+        """Return the request with a cap, frozen sentences and directives joined in: the smaller cap, all the others."""
+        caps = [cap for cap in (self.max_edits, max_edits) if cap is not None]
+        return replace(
+            self,
+            max_edits=min(caps, default=None),
+            frozen=self.frozen | frozen,
+            directives=tuple(sorted({*self.directives, *directives})),
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The instructions of all predictors, and how they came about.
+
+    Attributes:
+        instructions: Text of each predictor that may be optimised, by path.
+        parent: Id of the incumbent it was made from; None for the student.
+        edits: For each predictor that moved, the edits made to the parent's instruction.
+    """
+
+    instructions: Mapping[str, str]
+    parent: str | None = None
+    edits: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of all texts: equal texts are one candidate, whichever way they came about."""
+        texts = json.dumps(dict(self.instructions), sort_keys=True)
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What the mean paired gain must exceed, and the numbers it was made from."""
+
+    value: float = 0.0
+    because: Mapping[str, Any] = field(default_factory=dict)
+
+    def __add__(self, other: Threshold) -> Threshold:
+        return Threshold(self.value + other.value, {**self.because, **other.because})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate against the incumbent on the same examples.
+
+    Attributes:
+        candidate: Id of the candidate.
+        incumbent: Id of the one it was compared with.
+        differences: Score of the candidate minus score of the incumbent, one number an example.
+        population: Number of examples from which these were drawn without replacement.
+        threshold: What the mean difference had to exceed.
+        accepted: Whether it did, as far as the test could tell.
+    """
+
+    candidate: str
+    incumbent: str
+    differences: tuple[float, ...]
+    population: int
+    threshold: Threshold
+    accepted: bool
+
+    @property
+    def gain(self) -> float:
+        """The mean paired difference, on the metric's scale; 0 without examples."""
+        return sum(self.differences) / len(self.differences) if self.differences else 0.0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Everything one step did.
+
+    Attributes:
+        step: Index from 0.
+        incumbent: Id of the candidate the step started from.
+        minibatch: The examples it ran on.
+        loss: Mean loss of the incumbent there, `top of score_range - score`.
+        gradients: One for each predictor that the critic had something to say about.
+        requests: What the proposer was asked, policies included, by predictor.
+        candidates: The candidates that passed all constraints.
+        dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
+        screen: For each candidate its mean gain on the minibatch.
+        trial: The winner's comparison with the incumbent; None if nothing came to it.
+        skipped: Why the step ended early: `perfect minibatch`, `no gradient`, `no usable edit`; empty otherwise.
+        best: Id of the best candidate on the valset after the step.
+        best_score: Its mean score on the validation examples it was scored on.
+        unparsed: Replies of critic and proposer that could not be parsed even when asked for again.
+        spent: What the run had cost by the end of the step.
+    """
+
+    step: int
+    incumbent: str
+    minibatch: tuple[str, ...]
+    loss: float
+    gradients: tuple[TextualGradient, ...] = ()
+    requests: tuple[UpdateRequest, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    dropped_edits: Mapping[str, int] = field(default_factory=dict)
+    screen: tuple[float, ...] = ()
+    trial: Trial | None = None
+    skipped: str = ""
+    best: str = ""
+    best_score: float = 0.0
+    unparsed: int = 0
+    spent: Spending = Spending()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the step moved the incumbent."""
+        return self.trial is not None and self.trial.accepted

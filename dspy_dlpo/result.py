@@ -1,0 +1,97 @@
+"""What `compile` leaves behind on the program it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import dspy
+
+from dspy_dlpo.forward import with_instructions
+from dspy_dlpo.records import Candidate, Spending, StepRecord
+
+
+@dataclass(frozen=True)
+class DLPOResult:
+    """The course of a run: `program.detailed_results`, as plain data.
+
+    Attributes:
+        candidates: The student first, then every candidate that was scored on the valset, in order of appearance.
+        val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
+        num_val_examples: On how many that was; the student and the best have the whole valset.
+        best_idx: Index of the candidate that was returned.
+        history: One record a step.
+        spent: What the run cost.
+        stopped: Why it ended.
+        log_dir: Where its ledger is; None if it was kept in memory.
+        seed: The run's seed.
+    """
+
+    candidates: tuple[Candidate, ...]
+    val_aggregate_scores: tuple[float, ...]
+    num_val_examples: tuple[int, ...]
+    best_idx: int
+    history: tuple[StepRecord, ...]
+    spent: Spending
+    stopped: str
+    log_dir: str | None
+    seed: int
+
+    @property
+    def best_candidate(self) -> Mapping[str, str]:
+        """The instructions that were chosen, by predictor."""
+        return self.candidates[self.best_idx].instructions
+
+    @property
+    def total_metric_calls(self) -> int:
+        """How often the metric was called."""
+        return self.spent.metric_calls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-serializable dicts and lists."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+
+class CandidatePrograms(Sequence[dict[str, Any]]):
+    """`program.candidate_programs`: dicts with `score`, `program` and `instructions`, the best score first.
+
+    Each program is built when its entry is asked for. A list of modules hung on a program would turn up among its
+    predictors; this sequence does not.
+    """
+
+    def __init__(self, student: dspy.Module, result: DLPOResult) -> None:
+        self._student = student
+        scored = zip(result.candidates, result.val_aggregate_scores, strict=True)
+        best = result.candidates[result.best_idx]
+        self._ranking = sorted(scored, key=lambda pair: (-pair[1], pair[0] is not best))
+
+    def __len__(self) -> int:
+        return len(self._ranking)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        candidate, score = self._ranking[index]
+        program = with_instructions(self._student, candidate)
+        return {"score": score, "program": program, "instructions": dict(candidate.instructions)}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return value

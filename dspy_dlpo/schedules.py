@@ -1,0 +1,65 @@
+"""Schedules: plain functions `step -> value`, apart from what they drive.
+
+The step is the run's step index, from 0. Anything callable with one integer is a schedule; these are the usual ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def constant(value: float) -> Schedule:
+    """Return `value` at every step."""
+    return lambda step: value
+
+
+def linear(start: float, end: float, num_steps: int) -> Schedule:
+    """Go from `start` at step 0 to `end` at step `num_steps` in a straight line, and stay there.
+
+    The DLPO code's `max(lr - step, 1)` is `linear(lr, 1, lr - 1)`.
+    """
+    _check_num_steps(num_steps)
+    return lambda step: start + (end - start) * min(step / num_steps, 1.0)
+
+
+def cosine(start: float, end: float, num_steps: int) -> Schedule:
+    """Go from `start` at step 0 to `end` at step `num_steps` along half a cosine wave, and stay there."""
+    _check_num_steps(num_steps)
+    return lambda step: end + (start - end) * (1 + math.cos(math.pi * min(step / num_steps, 1.0))) / 2
+
+
+def exponential(start: float, factor: float, end: float = 0.0) -> Schedule:
+    """Multiply by `factor`, in (0, 1], at every step, down to `end`."""
+    if not 0 < factor <= 1:
+        raise ValueError(f"`factor` must be in (0, 1], but got factor={factor}. 0.5 halves the value at each step.")
+    return lambda step: max(start * factor**step, end)
+
+
+def step(start: float, factor: float, every: int) -> Schedule:
+    """Multiply by `factor`, in (0, 1], after each `every` steps."""
+    _check_num_steps(every, "every")
+    stairs = exponential(start, factor)
+    return lambda index: stairs(index // every)
+
+
+def warm_up(schedule: Schedule, num_steps: int) -> Schedule:
+    """Climb in a straight line towards `schedule(0)` during the first `num_steps` steps, then follow the schedule."""
+    _check_num_steps(num_steps)
+
+    def warmed_up(step: int) -> float:
+        return schedule(0) * (step + 1) / (num_steps + 1) if step < num_steps else schedule(step - num_steps)
+
+    return warmed_up
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """Return a schedule as it is, and a number as a constant schedule."""
+    return value if callable(value) else constant(value)
+
+
+def _check_num_steps(num_steps: int, name: str = "num_steps") -> None:
+    if num_steps < 1:
+        raise ValueError(f"`{name}` must be at least 1, but got {name}={num_steps}.")
