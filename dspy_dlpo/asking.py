@@ -43,7 +43,7 @@ class Asker:
     failed call that might have gone well (a dropped connection). What no retry can mend is raised.
 
     Args:
-        lm: The language model.
+        lm: The language model. A copy of it is asked, so that its history stays as it is.
         ledger: Where every reply is kept before it is used.
         budget: What is charged for it.
         num_threads: Requests in flight at once.
@@ -53,7 +53,7 @@ class Asker:
     """
 
     def __init__(self, lm: dspy.BaseLM, ledger: Ledger, budget: Budget, num_threads: int) -> None:
-        self._lm = lm
+        self._lm = lm.copy()
         self._ledger = ledger
         self._budget = budget
         self._num_threads = num_threads

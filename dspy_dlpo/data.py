@@ -36,11 +36,18 @@ class Data:
         return given[int(index)]
 
     def hash(self) -> str:
-        """Return a hash of all examples in order."""
+        """Return a hash of the examples that were given, in order."""
         digest = hashlib.sha256()
-        for name in (*self.trainset, *self.valset):
-            digest.update(f"{name} {sorted(self[name].items(), key=lambda item: item[0])!r}\n".encode())
+        for kind, examples in (("train", self.given_trainset), ("val", self.given_valset)):
+            for example in examples:
+                digest.update(f"{kind} {sorted(example.items(), key=lambda item: item[0])!r}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def place(name: str) -> str:
+    """Return where the user finds an example: `train:3` is `trainset[3]`."""
+    kind, _, index = name.partition(":")
+    return f"{kind}set[{index}]"
 
 
 def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int) -> Data:

@@ -21,7 +21,7 @@ from dspy.utils.exceptions import (
 )
 
 from dspy_dlpo.budget import Budget, metered
-from dspy_dlpo.data import Data
+from dspy_dlpo.data import Data, place
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Call, Candidate, Rollout
 from dspy_dlpo.threads import run_in_threads
@@ -85,14 +85,14 @@ class Metric:
             value = value.score
         if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
             raise MetricError(
-                f"`metric` returned {value!r} for example {name}; it must return a number (higher is better) or "
+                f"`metric` returned {value!r} for {place(name)}; it must return a number (higher is better) or "
                 "Prediction(score, feedback)."
             )
         score = float(value)
         low, high = self.score_range
         if not (math.isfinite(score) and low <= score <= high):
             raise MetricError(
-                f"`metric` returned {score} for example {name}, outside score_range={self.score_range}. "
+                f"`metric` returned {score} for {place(name)}, outside score_range={self.score_range}. "
                 "Pass the lowest and highest score your metric gives as `score_range`."
             )
         return score, feedback

@@ -26,7 +26,6 @@ from dspy.lm15 import (
     Message,
     Request,
     Response,
-    StreamEvent,
     UnsupportedFeatureError,
     Usage,
     response_to_events,
@@ -192,7 +191,7 @@ class LlamaEngine:
             usage=Usage(input_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"]),
         )
 
-    def stream(self, request: Request) -> Iterator[StreamEvent]:
+    def stream(self, request: Request) -> Iterator[object]:
         """Give the whole answer as one stream."""
         yield from response_to_events(self.complete(request))
 

@@ -87,6 +87,7 @@ class Loop:
         """Walk from the student until the steps, the budget or the failures run out; then choose."""
         walk = Walk(student, student, student, [policy.init() for policy in self.policies], {student.id: student})
         try:
+            check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
             self.scores(student, self.settings.valset)
             self.budget.reserve = len(self.settings.valset)
             idle = 0
@@ -109,8 +110,6 @@ class Loop:
         minibatch = self.minibatch(index)
 
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
-        if index == 0:
-            check_first_minibatch(rollouts)
         top = self.settings.score_range[1]
         failing = [rollout for rollout in rollouts if rollout.score < top]
         loss = top - fmean(rollout.score for rollout in rollouts)
@@ -131,11 +130,11 @@ class Loop:
         if not candidates:
             return self.learn(walk, replace(record, skipped="no usable edit"))
 
-        screen, trial = self.try_out(walk, candidates, minibatch, ctx)
+        race, trial = self.try_out(walk, candidates, minibatch, ctx)
         if trial.accepted:
             walk.incumbent = walk.seen[trial.candidate]
             self.validate(walk)
-        return self.learn(walk, replace(record, screen=screen, trial=trial))
+        return self.learn(walk, replace(record, race=race, trial=trial))
 
     def narrow(self, walk: Walk, gradient: TextualGradient, ctx: StepContext) -> UpdateRequest:
         """Ask for an update of one predictor, within what all policies allow."""
@@ -148,31 +147,28 @@ class Loop:
     def try_out(
         self, walk: Walk, candidates: Sequence[Candidate], minibatch: Sequence[str], ctx: StepContext
     ) -> tuple[tuple[float, ...], Trial]:
-        """Let the candidates race on the minibatch; the winner meets the incumbent on examples it was not made from.
+        """Let the candidates race on examples they were not made from; the winner goes on against the incumbent.
 
-        A winner that fails the threshold on the minibatch itself, which it was made to mend, is refused at once.
+        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
         """
-        self.forward([(candidate, example) for candidate in candidates for example in minibatch])
-        races = [self.differences(candidate, walk.incumbent, minibatch) for candidate in candidates]
-        gains = [fmean(race) for race in races]
-        winner = max(range(len(candidates)), key=lambda number: gains[number])
-        candidate = candidates[winner]
+        examples = self.fresh(minibatch, ctx) or list(minibatch)
+        first = examples[: self.settings.batch_size]
+        self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
+        gains = [fmean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
+        winner = candidates[max(range(len(candidates)), key=lambda number: gains[number])]
         states = zip(self.policies, walk.states, strict=True)
         threshold = reduce(
-            add, (policy.threshold(candidate, walk.incumbent, state, ctx) for policy, state in states), Threshold()
+            add, (policy.threshold(winner, walk.incumbent, state, ctx) for policy, state in states), Threshold()
         )
-        fresh = self.fresh(minibatch, ctx)
-        paid, accepted = races[winner], gains[winner] > threshold.value
-        if accepted and fresh:
-            paid, accepted = decide(
-                lambda examples: self.differences(candidate, walk.incumbent, examples),
-                fresh,
-                threshold=threshold.value,
-                width=self.settings.width,
-                confidence=self.settings.confidence,
-                first_look=self.settings.batch_size,
-            )
-        trial = Trial(candidate.id, walk.incumbent.id, tuple(paid), len(fresh) or len(minibatch), threshold, accepted)
+        paid, accepted = decide(
+            lambda more: self.differences(winner, walk.incumbent, more),
+            examples,
+            threshold=threshold.value,
+            width=self.settings.width,
+            confidence=1 - (1 - self.settings.confidence) / len(candidates),  # The winner was picked among several.
+            first_look=self.settings.batch_size,
+        )
+        trial = Trial(winner.id, walk.incumbent.id, tuple(paid), len(examples), threshold, accepted)
         return tuple(gains), trial
 
     def validate(self, walk: Walk) -> None:

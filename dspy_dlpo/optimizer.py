@@ -197,6 +197,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             )
             update = Update(
                 Asker(prompt_model, ledger, budget, num_threads),
+                data,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
                 num_candidates=self.num_candidates,
                 seed=self.seed,
@@ -268,7 +269,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         return {
             "settings": repr(
                 (
-                    replace(settings, trainset=(), valset=(), num_steps=None),
+                    replace(settings, trainset=(), valset=(), num_steps=None, seed=0),
                     self.num_candidates,
                     self.failure_score,
                     self.show_gold,

@@ -215,7 +215,7 @@ class StepRecord:
         requests: What the proposer was asked, policies included, by predictor.
         candidates: The candidates that passed all constraints.
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
-        screen: For each candidate its mean gain on the minibatch.
+        race: For each candidate its mean gain on the first examples of the trial.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
         skipped: Why the step ended early: `perfect minibatch`, `no gradient`, `no usable edit`; empty otherwise.
         best: Id of the best candidate on the valset after the step.
@@ -232,7 +232,7 @@ class StepRecord:
     requests: tuple[UpdateRequest, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     dropped_edits: Mapping[str, int] = field(default_factory=dict)
-    screen: tuple[float, ...] = ()
+    race: tuple[float, ...] = ()
     trial: Trial | None = None
     skipped: str = ""
     best: str = ""

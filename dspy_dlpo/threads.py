@@ -32,6 +32,7 @@ def run_in_threads(functions: Sequence[Callable[[], T]], num_threads: int) -> It
             try:
                 done.put((index, context.run(function), None))
             except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is.
+                stop.set()
                 done.put((index, None, error))
 
     for _ in range(min(num_threads, len(functions))):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import dspy
 
 from dspy_dlpo.asking import Asker, Question
-from dspy_dlpo.backward import fenced
+from dspy_dlpo.backward import fenced, quotes
+from dspy_dlpo.data import Data
 from dspy_dlpo.forward import shorten
 from dspy_dlpo.records import Candidate, UpdateRequest
 from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
@@ -19,7 +20,7 @@ from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
 _SYNONYMS = {"insert": "add", "modify": "replace", "remove": "delete"}
 _EDIT_LINE = re.compile(
     r"""^[\s>*\-•\d.)]*(?P<op>add|insert|replace|modify|delete|remove)\b[\s*]*
-    (?:(?:after|sentence|number|\#)\s*)*(?P<number>\d+)?\s*(?:with|by|:|-|\|)?\s*
+    (?:(?:after|sentence|number|\#)\s*)*(?P<number>\d+)?\s*(?:with|by|:|-|\||\s)*
     (?P<text>.*?)\s*(?:[|,;]?\s*\bBECAUSE\b:?\s*(?P<reason>.*))?$""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -63,6 +64,7 @@ class Update:
 
     Args:
         ask: The proposer.
+        data: The examples, which no edit may quote.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         num_candidates: Candidates per step.
         seed: The run's seed.
@@ -72,6 +74,7 @@ class Update:
     def __init__(
         self,
         ask: Asker,
+        data: Data,
         read_back: Callable[[str, str], str],
         *,
         num_candidates: int,
@@ -79,6 +82,7 @@ class Update:
         max_chars: int = 8000,
     ) -> None:
         self.ask = ask
+        self._data = data
         self._read_back = read_back
         self._num_candidates = num_candidates
         self._seed = seed
@@ -95,8 +99,10 @@ class Update:
                 Edit("add", len(request.sentences) - 1, point.text, "the critic's own sentence")
                 for point in request.gradient.points
             ]
-            pool = allowed(proposed, request, dropped)
-            own = allowed(criticised, request, Counter())
+            names = {name for point in request.gradient.points for name in point.examples}
+            values = [str(value) for name in sorted(names) for value in self._data[name].values()]
+            pool = allowed(proposed, request, values, dropped)
+            own = allowed(criticised, request, values, Counter())
             rng = random.Random(f"{self._seed}/update/{step}/{request.predictor}")
             choices[request.predictor] = choose(pool, own, request.max_edits, self._num_candidates, rng)
         candidates = []
@@ -144,7 +150,7 @@ def limits(request: UpdateRequest) -> list[str]:
     return [*words, *request.directives]
 
 
-def allowed(edits: Sequence[Edit], request: UpdateRequest, dropped: Counter[str]) -> list[Edit]:
+def allowed(edits: Sequence[Edit], request: UpdateRequest, values: Sequence[str], dropped: Counter[str]) -> list[Edit]:
     """Return the edits that keep the constraints one by one, and count the others by rule.
 
     An added or replacing text of several sentences becomes one edit for each of them.
@@ -162,6 +168,8 @@ def allowed(edits: Sequence[Edit], request: UpdateRequest, dropped: Counter[str]
                 dropped["second edit of a sentence"] += 1
             elif single.op in ("add", "replace") and not _is_new(single, request, kept):
                 dropped["nothing new"] += 1
+            elif quotes(single.text, values):
+                dropped["quotes an example"] += 1
             else:
                 kept.append(single)
                 if changes:
@@ -217,7 +225,10 @@ def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:
             continue
         op = match["op"].lower()
         op = _SYNONYMS.get(op, op)
-        text, reason = match["text"].strip().strip(_QUOTES).strip(), (match["reason"] or "").strip()
+        text, reason = match["text"].strip(), (match["reason"] or "").strip()
+        if text.startswith('"') and text.count('"') == 1:
+            continue  # The reply was cut off.
+        text = text.strip(_QUOTES).strip()
         number = int(match["number"]) - 1 if match["number"] else None
         if op == "add":
             edits.append(Edit("add", len(sentences) - 1 if number is None else number, text, reason))

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="dspy-dlpo-tests-"))
+
+import dspy
+import pytest
+
+from dspy_dlpo import DLPOOptimizer
+from tests.scripted import metric, scripted_lm
+
+
+@pytest.fixture
+def lm() -> Iterator[dspy.LM]:
+    """The scripted model of the world, as DSPy's default."""
+    model = scripted_lm()
+    with dspy.context(lm=model):
+        yield model
+
+
+@pytest.fixture
+def make() -> Any:
+    """An optimiser for the world, with short runs unless told otherwise."""
+
+    def optimizer(**arguments: Any) -> DLPOOptimizer:
+        limits = {} if {"auto", "max_metric_calls", "num_steps"} & arguments.keys() else {"num_steps": 4}
+        return DLPOOptimizer(**{"metric": metric, "verbose": False, "num_threads": 2, **limits, **arguments})
+
+    return optimizer

@@ -1,0 +1,141 @@
+"""A language model that follows a script, and a small world in which the best instruction is known.
+
+In the world, a question has a topic and each topic has a secret answer. The model knows the secret of a topic only if
+the instruction says it. As critic it repeats what the complaint says about the topic; as proposer it adds the criticism
+to the instruction. Everything it does depends on its prompt alone.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+
+SECRETS = {"alpha": "11", "beta": "22", "gamma": "33", "delta": "44", "omega": "55"}
+Answer = Callable[[str, str], str]
+
+
+class ScriptedEngine:
+    """Answers with `answer(system, user)` and logs every request."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.log: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+
+    def complete(self, request: Request) -> Response:
+        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
+        user = "\n".join(message.text or "" for message in request.messages)
+        with self._lock:
+            self.log.append((system, user))
+        text = self.answer(system, user)
+        usage = Usage(input_tokens=len(system + user), output_tokens=len(text))
+        return Response(
+            id=None, model=request.model, message=Message.assistant(text), finish_reason="stop", usage=usage
+        )
+
+    def count(self, role: str) -> int:
+        return sum(role_of(system) == role for system, _ in self.log)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedEngine:
+        return self
+
+    def dump_state(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> ScriptedEngine:
+        return cls(world())
+
+
+def scripted_lm(answer: Answer | None = None, **kwargs: Any) -> dspy.LM:
+    kwargs = {"cache": False, "num_retries": 0, **kwargs}
+    return dspy.LM("scripted/model", engine=ScriptedEngine(answer or world()), **kwargs)
+
+
+def role_of(system: str) -> str:
+    if "Write the sentences that are missing" in system:
+        return "critic"
+    return "proposer" if "Edit the instruction so that" in system else "program"
+
+
+def fields(**values: str) -> str:
+    """Return a reply in the form of DSPy's ChatAdapter."""
+    parts = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
+    return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+def field(user: str, name: str) -> str:
+    """Return the value of an input field in a ChatAdapter message."""
+    found = re.search(rf"\[\[ ## {name} ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", user, re.DOTALL)
+    return found.group(1) if found else ""
+
+
+def world(critic: Answer | None = None, proposer: Answer | None = None, program: Answer | None = None) -> Answer:
+    """Return the script of the world, with some roles played otherwise."""
+
+    def answer(system: str, user: str) -> str:
+        role = role_of(system)
+        return {"critic": critic or _critic, "proposer": proposer or _proposer, "program": program or _program}[role](
+            system, user
+        )
+
+    return answer
+
+
+def _program(system: str, user: str) -> str:
+    topic = re.search(r"topic (\w+)", user)
+    secret = topic and re.search(rf"When the topic is {topic.group(1)}, answer (\d+)", system)
+    return fields(answer=secret.group(1) if secret else "unknown")
+
+
+def _critic(system: str, user: str) -> str:
+    said = re.findall(r"When the topic is \w+, answer \d+\.", field(user, "complaint"))
+    extra = {"input_complaint": "nothing"} if "input_complaint" in system else {}
+    return fields(sentences="\n".join(said) or "nothing", **extra)
+
+
+def _proposer(system: str, user: str) -> str:
+    said = re.findall(r"^- (.*?)(?: \(\d+ times\))?$", field(user, "criticism"), re.MULTILINE)
+    return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE it was missing' for sentence in said))
+
+
+class Oracle(dspy.Signature):
+    """Answer the question."""
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+def examples(number: int, start: int = 0) -> list[dspy.Example]:
+    topics = list(SECRETS)
+    return [
+        dspy.Example(
+            question=f"{index}: What of topic {topics[index % 5]}?", answer=SECRETS[topics[index % 5]]
+        ).with_inputs("question")
+        for index in range(start, start + number)
+    ]
+
+
+def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+    topic = str(example.question).split("topic ")[1].rstrip("?")
+    right = prediction.answer == example.answer
+    feedback = "" if right else f"When the topic is {topic}, answer {example.answer}."
+    return dspy.Prediction(score=float(right), feedback=feedback)
+
+
+class CountingMetric:
+    """The metric of the world, counting its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+        with self._lock:
+            self.calls += 1
+        return metric(example, prediction)
