@@ -5,7 +5,12 @@ from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.policies import (
     PRESETS,
     Policy,
+    TextualContrastiveLearning,
+    TextualDropout,
     TextualLearningRate,
+    TextualLearningRateDecay,
+    TextualMomentum,
+    TextualRegularization,
     TextualSimulatedAnnealing,
 )
 from dspy_dlpo.result import DLPOResult
@@ -15,7 +20,12 @@ __all__ = [
     "DLPOOptimizer",
     "DLPOResult",
     "Policy",
+    "TextualContrastiveLearning",
+    "TextualDropout",
     "TextualLearningRate",
+    "TextualLearningRateDecay",
+    "TextualMomentum",
+    "TextualRegularization",
     "TextualSimulatedAnnealing",
     "paired_interval",
 ]

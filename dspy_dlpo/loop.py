@@ -15,8 +15,9 @@ from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.forward import Forward, check_first_minibatch
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
+from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
-from dspy_dlpo.sentences import split
+from dspy_dlpo.sentences import Edit
 from dspy_dlpo.update import Update
 
 MAX_IDLE_STEPS = 10
@@ -61,6 +62,7 @@ class Loop:
         forward: Runs candidates on examples.
         backward: Turns failures into gradients.
         update: Turns gradients into candidates.
+        protection: Finds protected text.
         policies: The strategies.
         ledger: Where each step is kept.
         budget: What may be spent.
@@ -73,19 +75,22 @@ class Loop:
         forward: Forward,
         backward: Backward,
         update: Update,
+        protection: Protection,
         policies: Sequence[Policy],
         ledger: Ledger,
         budget: Budget,
         settings: Settings,
         on_step: Callable[[StepRecord], None],
     ) -> None:
-        self.forward, self.backward, self.update = forward, backward, update
+        self.forward, self.backward, self.update, self.protection = forward, backward, update, protection
         self.policies, self.ledger, self.budget = policies, ledger, budget
         self.settings, self.on_step = settings, on_step
 
     def run(self, student: Candidate) -> Walk:
         """Walk from the student until the steps, the budget or the failures run out; then choose."""
-        walk = Walk(student, student, student, [policy.init() for policy in self.policies], {student.id: student})
+        requests = [self.request(student, TextualGradient(name, ())) for name in student.instructions]
+        states = [policy.init(requests) for policy in self.policies]
+        walk = Walk(student, student, student, states, {student.id: student})
         try:
             check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
             self.scores(student, self.settings.valset)
@@ -114,21 +119,21 @@ class Loop:
         failing = [rollout for rollout in rollouts if rollout.score < top]
         loss = top - fmean(rollout.score for rollout in rollouts)
         record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss)
-        if not failing:
-            return self.learn(walk, replace(record, skipped="perfect minibatch"))
-
-        gradients = self.backward(walk.incumbent, failing, index)
-        record = replace(record, gradients=gradients)
-        if not gradients:
-            return self.learn(walk, replace(record, skipped="no gradient"))
-
+        gradients = self.backward(walk.incumbent, failing, index) if failing else ()
         requests = [self.narrow(walk, gradient, ctx) for gradient in gradients]
-        proposals = self.update(walk.incumbent, requests, index)
+        proposals = self.update(walk.incumbent, requests, index, self.own_proposals(walk, ctx))
         candidates = proposals.candidates
         walk.seen |= {candidate.id: candidate for candidate in candidates}
-        record = replace(record, requests=tuple(requests), candidates=candidates, dropped_edits=proposals.dropped)
+        record = replace(
+            record,
+            gradients=gradients,
+            requests=tuple(requests),
+            candidates=candidates,
+            dropped_edits=proposals.dropped,
+        )
         if not candidates:
-            return self.learn(walk, replace(record, skipped="no usable edit"))
+            why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
+            return self.learn(walk, replace(record, skipped=why))
 
         race, trial = self.try_out(walk, candidates, minibatch, ctx)
         if trial.accepted:
@@ -138,11 +143,25 @@ class Loop:
 
     def narrow(self, walk: Walk, gradient: TextualGradient, ctx: StepContext) -> UpdateRequest:
         """Ask for an update of one predictor, within what all policies allow."""
-        sentences = tuple(split(walk.incumbent.instructions[gradient.predictor]))
-        request = UpdateRequest(gradient.predictor, sentences, gradient)
+        request = self.request(walk.incumbent, gradient)
         for policy, state in zip(self.policies, walk.states, strict=True):
             request = policy.narrow(request, state, ctx)
         return request
+
+    def request(self, candidate: Candidate, gradient: TextualGradient) -> UpdateRequest:
+        """Return a request that only what is protected narrows."""
+        sentences, frozen = self.protection.split(gradient.predictor, candidate.instructions[gradient.predictor])
+        return UpdateRequest(gradient.predictor, sentences, gradient, frozen=frozen)
+
+    def own_proposals(self, walk: Walk, ctx: StepContext) -> list[tuple[UpdateRequest, tuple[Edit, ...]]]:
+        """Return the edits that policies propose themselves, each with the request that bounds them."""
+        requests = [self.narrow(walk, TextualGradient(name, ()), ctx) for name in walk.incumbent.instructions]
+        return [
+            (request, edits)
+            for request in requests
+            for policy, state in zip(self.policies, walk.states, strict=True)
+            for edits in policy.propose(request, state, ctx)
+        ]
 
     def try_out(
         self, walk: Walk, candidates: Sequence[Candidate], minibatch: Sequence[str], ctx: StepContext
@@ -155,11 +174,9 @@ class Loop:
         first = examples[: self.settings.batch_size]
         self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
         gains = [fmean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
-        winner = candidates[max(range(len(candidates)), key=lambda number: gains[number])]
-        states = zip(self.policies, walk.states, strict=True)
-        threshold = reduce(
-            add, (policy.threshold(winner, walk.incumbent, state, ctx) for policy, state in states), Threshold()
-        )
+        thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
+        leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].value)
+        winner, threshold = candidates[leader], thresholds[leader]
         paid, accepted = decide(
             lambda more: self.differences(winner, walk.incumbent, more),
             examples,
@@ -170,6 +187,12 @@ class Loop:
         )
         trial = Trial(winner.id, walk.incumbent.id, tuple(paid), len(examples), threshold, accepted)
         return tuple(gains), trial
+
+    def threshold(self, walk: Walk, candidate: Candidate, ctx: StepContext) -> Threshold:
+        """Add up what the policies ask of the mean gain."""
+        states = zip(self.policies, walk.states, strict=True)
+        parts = (policy.threshold(candidate, walk.incumbent, state, ctx) for policy, state in states)
+        return reduce(add, parts, Threshold())
 
     def validate(self, walk: Walk) -> None:
         """Let the new incumbent meet the best so far on the valset."""

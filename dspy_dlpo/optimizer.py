@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Loop, Settings, Walk
 from dspy_dlpo.policies import Policy, as_policies
+from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
 from dspy_dlpo.result import CandidatePrograms, DLPOResult
 from dspy_dlpo.tracking import Progress
@@ -45,6 +47,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prompt_model: The LM that writes candidates. Default: `dspy.settings.lm`, then the program's own.
         critic_model: The LM that criticises. Default: `prompt_model`.
         policies: A preset (`"default"`, `"none"`) or a list of policies.
+        protect: Text of the instructions that must stay: strings, taken literally, and compiled patterns. So does text
+            between `<keep>` and `</keep>`, and what DSPy's own modules (`ReAct`, `RLM`) wrote around theirs.
         auto: `"light"`, `"medium"` or `"heavy"`: 8, 20 or 50 steps and as many metric calls as they usually need.
             Not together with `max_metric_calls` or `num_steps`. Default, if neither is given: `"light"`.
         max_metric_calls: Most runs of the program on an example, all sets together.
@@ -79,6 +83,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prompt_model: dspy.BaseLM | None = None,
         critic_model: dspy.BaseLM | None = None,
         policies: str | Sequence[Policy] = "default",
+        protect: Sequence[str | re.Pattern[str]] = (),
         auto: Literal["light", "medium", "heavy"] | None = None,
         max_metric_calls: int | None = None,
         num_steps: int | None = None,
@@ -118,6 +123,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={confidence}. 0.95 is usual.")
         Metric(metric, score_range)
         as_policies(policies)
+        for each in protect if not isinstance(protect, str) else [protect]:
+            if isinstance(protect, str) or not isinstance(each, (str, re.Pattern)) or not each:
+                raise TypeError(f"`protect` must be a list of strings and compiled patterns, but got {protect!r}.")
         for name, model in (("prompt_model", prompt_model), ("critic_model", critic_model)):
             if model is not None and not isinstance(model, dspy.BaseLM):
                 raise TypeError(f"`{name}` must be a language model, but got {model!r}. Use {name}=dspy.LM(...).")
@@ -125,6 +133,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.prompt_model = prompt_model
         self.critic_model = critic_model
         self.policies = policies
+        self.protect = protect
         self.auto = auto
         self.max_metric_calls = max_metric_calls
         self.num_steps = num_steps
@@ -178,6 +187,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         if progress and data.held_out != "given":
             progress.note(f"no valset given: the result is chosen on {len(data.valset)} examples, {data.held_out}")
         num_threads = self.num_threads or dspy.settings.num_threads
+        start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
+        protection = Protection(self.protect, student, start.instructions)
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, [prompt_model, critic_model]))
         try:
             forward = Forward(
@@ -199,13 +210,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 Asker(prompt_model, ledger, budget, num_threads),
                 data,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
+                protection,
                 num_candidates=self.num_candidates,
                 seed=self.seed,
             )
             policies = as_policies(self.policies)
             on_step = progress or (lambda record: None)
-            loop = Loop(forward, backward, update, policies, ledger, budget, settings, on_step)
-            walk = loop.run(Candidate({name: each.signature.instructions for name, each in predictors.items()}))
+            loop = Loop(forward, backward, update, protection, policies, ledger, budget, settings, on_step)
+            walk = loop.run(start)
             result = self._result(walk, data, ledger, budget)
         finally:
             ledger.close()
@@ -273,6 +285,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                     self.num_candidates,
                     self.failure_score,
                     self.show_gold,
+                    self.protect,
                 )
             ),
             "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),

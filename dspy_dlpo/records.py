@@ -105,6 +105,18 @@ class TextualGradient:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """What set two instructions of one predictor apart: the sentences only the better one had, and only the worse.
+
+    `gain` is the mean paired difference of their scores.
+    """
+
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    gain: float
+
+
+@dataclass(frozen=True)
 class UpdateRequest:
     """What the proposer is asked for one predictor; policies narrow it before it is sent.
 
@@ -113,9 +125,10 @@ class UpdateRequest:
         sentences: The units of its instruction; joined they are the instruction.
         gradient: What should change.
         max_edits: Edits a candidate may hold; None is no limit.
+        max_tokens: Tokens the instruction may have; None is no limit.
         frozen: Indices of sentences that must stay verbatim.
         memory: Points of earlier steps that still count, the heaviest first.
-        exemplars: Earlier instructions of this predictor with their scores, shown to the proposer.
+        contrasts: What set better instructions of this predictor apart from worse ones.
         directives: Further wishes, in words.
     """
 
@@ -123,22 +136,32 @@ class UpdateRequest:
     sentences: tuple[str, ...]
     gradient: TextualGradient
     max_edits: int | None = None
+    max_tokens: int | None = None
     frozen: frozenset[int] = frozenset()
     memory: tuple[Point, ...] = ()
-    exemplars: tuple[tuple[str, float], ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     directives: tuple[str, ...] = ()
 
     def narrowed(
-        self, *, max_edits: int | None = None, frozen: frozenset[int] = frozenset(), directives: Sequence[str] = ()
+        self,
+        *,
+        max_edits: int | None = None,
+        max_tokens: int | None = None,
+        frozen: frozenset[int] = frozenset(),
+        directives: Sequence[str] = (),
     ) -> UpdateRequest:
-        """Return the request with a cap, frozen sentences and directives joined in: the smaller cap, all the others."""
-        caps = [cap for cap in (self.max_edits, max_edits) if cap is not None]
+        """Return the request with more limits: the smaller cap holds, frozen sentences and directives add up."""
         return replace(
             self,
-            max_edits=min(caps, default=None),
+            max_edits=_smaller(self.max_edits, max_edits),
+            max_tokens=_smaller(self.max_tokens, max_tokens),
             frozen=self.frozen | frozen,
             directives=tuple(sorted({*self.directives, *directives})),
         )
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return min((cap for cap in (one, other) if cap is not None), default=None)
 
 
 @dataclass(frozen=True)

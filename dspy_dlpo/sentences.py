@@ -21,6 +21,7 @@ _LINE_UNIT = re.compile(
 )
 _BULLET = re.compile(r"[ \t]*(?:[-*+•][ \t]+|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]+)")
 _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？।؟)\]}>\"'”’`|]\s*$")
+_CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t]*$")
 _JSON = json.JSONDecoder()
 _ALIKE = 0.75
 
@@ -240,7 +241,7 @@ def _blocks(text: str) -> Iterable[tuple[str, bool]]:
             index += block
             continue
         prose.append(lines[index])
-        if not lines[index].strip():  # A blank line ends a paragraph.
+        if not lines[index].strip() or _CLOSING_TAG.search(lines[index]):  # Both end a paragraph.
             yield "".join(prose), True
             prose = []
         index += 1

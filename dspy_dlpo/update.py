@@ -14,8 +14,10 @@ from dspy_dlpo.asking import Asker, Question
 from dspy_dlpo.backward import fenced, quotes
 from dspy_dlpo.data import Data
 from dspy_dlpo.forward import shorten
+from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, UpdateRequest
 from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
+from dspy_dlpo.tokens import count_tokens
 
 _SYNONYMS = {"insert": "add", "modify": "replace", "remove": "delete"}
 _EDIT_LINE = re.compile(
@@ -66,7 +68,8 @@ class Update:
         ask: The proposer.
         data: The examples, which no edit may quote.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
-        num_candidates: Candidates per step.
+        protection: Finds protected text.
+        num_candidates: Candidates per step, those that policies propose not counted.
         seed: The run's seed.
         max_chars: Characters of the instruction, and of the criticism, that the proposer sees.
     """
@@ -76,6 +79,7 @@ class Update:
         ask: Asker,
         data: Data,
         read_back: Callable[[str, str], str],
+        protection: Protection,
         *,
         num_candidates: int,
         seed: int,
@@ -84,12 +88,26 @@ class Update:
         self.ask = ask
         self._data = data
         self._read_back = read_back
+        self._protection = protection
         self._num_candidates = num_candidates
         self._seed = seed
         self._max_chars = max_chars
 
-    def __call__(self, incumbent: Candidate, requests: Sequence[UpdateRequest], step: int) -> Proposals:
-        """Return distinct candidates, none of them the incumbent; there may be none."""
+    def __call__(
+        self,
+        incumbent: Candidate,
+        requests: Sequence[UpdateRequest],
+        step: int,
+        extra: Sequence[tuple[UpdateRequest, tuple[Edit, ...]]] = (),
+    ) -> Proposals:
+        """Return distinct candidates, none of them the incumbent; there may be none.
+
+        Args:
+            incumbent: What the candidates start from.
+            requests: One for each predictor that has a gradient.
+            step: The run's step index.
+            extra: Edits that policies propose, each with the request of its predictor: each becomes a candidate.
+        """
         replies = self.ask([self._question(request, step) for request in requests])
         dropped: Counter[str] = Counter()
         choices: dict[str, list[tuple[Edit, ...]]] = {}
@@ -109,6 +127,9 @@ class Update:
         for number in range(self._num_candidates):
             chosen = {name: each[number] for name, each in choices.items() if number < len(each)}
             candidates.append(self._candidate(incumbent, requests, chosen))
+        for request, edits in extra:
+            chosen = {request.predictor: tuple(allowed(edits, request, (), dropped)[: request.max_edits])}
+            candidates.append(self._candidate(incumbent, [request], chosen))
         distinct = {candidate.id: candidate for candidate in candidates if candidate.id != incumbent.id}
         return Proposals(tuple(distinct.values()), dict(dropped))
 
@@ -132,7 +153,8 @@ class Update:
             kept = list(chosen.get(request.predictor, ()))
             while kept:
                 text = self._read_back(request.predictor, apply(request.sentences, kept))
-                if holds(text, request):
+                units, _ = self._protection.split(request.predictor, text)
+                if holds(text, units, request):
                     instructions[request.predictor] = text
                     edits[request.predictor] = tuple(kept)
                     break
@@ -147,6 +169,12 @@ def limits(request: UpdateRequest) -> list[str]:
         words.append(f"At most {request.max_edits} edit{'s' if request.max_edits > 1 else ''}.")
     if request.frozen:
         words.append(f"Leave as they are: {', '.join(str(index + 1) for index in sorted(request.frozen))}.")
+    if request.max_tokens is not None:
+        words.append(f"The whole instruction has at most {request.max_tokens} tokens.")
+    for contrast in request.contrasts:
+        for effect, sentences in (("Helped before", contrast.better), ("Did harm before", contrast.worse)):
+            if sentences:
+                words.append(f"{effect} ({contrast.gain:.2f}): {' '.join(sentences)}")
     return [*words, *request.directives]
 
 
@@ -166,6 +194,8 @@ def allowed(edits: Sequence[Edit], request: UpdateRequest, values: Sequence[str]
                 dropped["no such sentence"] += 1
             elif changes and single.at in touched:
                 dropped["second edit of a sentence"] += 1
+            elif "<keep>" in single.text or "</keep>" in single.text:
+                dropped["protected text"] += 1
             elif single.op in ("add", "replace") and not _is_new(single, request, kept):
                 dropped["nothing new"] += 1
             elif quotes(single.text, values):
@@ -179,9 +209,10 @@ def allowed(edits: Sequence[Edit], request: UpdateRequest, values: Sequence[str]
     return kept
 
 
-def holds(text: str, request: UpdateRequest) -> bool:
-    """Whether a candidate's text, as DSPy reads it back, keeps every constraint of the request."""
-    units = split(text)
+def holds(text: str, units: Sequence[str], request: UpdateRequest) -> bool:
+    """Whether a candidate's text, as DSPy reads it back and split into units, keeps every constraint of the request."""
+    if request.max_tokens is not None and count_tokens(text) > request.max_tokens:
+        return False
     if request.max_edits is not None and count_edits(request.sentences, units) > request.max_edits:
         return False
     position = 0

@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("DSPY_CACHEDIR", tempfile.mkdtemp(prefix="dspy-dlpo-tests-"))
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # litellm would look for prices on the network first.
 
 import dspy
 import pytest
+from hypothesis import settings
 
 from dspy_dlpo import DLPOOptimizer
 from tests.scripted import metric, scripted_lm
+
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture

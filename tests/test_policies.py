@@ -7,24 +7,60 @@ from typing import Any
 import pytest
 
 from dspy_dlpo import schedules
-from dspy_dlpo.policies import PRESETS, Policy, StepContext, TextualLearningRate, TextualSimulatedAnnealing, as_policies
-from dspy_dlpo.records import Candidate, Point, StepRecord, TextualGradient, UpdateRequest
+from dspy_dlpo.policies import (
+    PRESETS,
+    Policy,
+    StepContext,
+    TextualContrastiveLearning,
+    TextualDropout,
+    TextualLearningRate,
+    TextualLearningRateDecay,
+    TextualMomentum,
+    TextualRegularization,
+    TextualSimulatedAnnealing,
+    as_policies,
+)
+from dspy_dlpo.records import Candidate, Point, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.sentences import Edit
 
 TABLE = {
     "learning_rate": lambda: TextualLearningRate(2),
-    "learning_rate_decay": lambda: TextualLearningRate(schedules.linear(4, 1, 3)),
+    "learning_rate_schedule": lambda: TextualLearningRate(schedules.linear(4, 1, 3)),
+    "dropout": lambda: TextualDropout(0.5),
     "annealing": TextualSimulatedAnnealing,
+    "learning_rate_decay": TextualLearningRateDecay,
+    "momentum": TextualMomentum,
+    "contrastive": TextualContrastiveLearning,
+    "regularization": lambda: TextualRegularization(max_tokens=100),
 }
 POLICIES = pytest.mark.parametrize("make_policy", TABLE.values(), ids=TABLE)
-GRADIENT = TextualGradient("self", (Point("Be brief.", ("train:0",)),))
-REQUEST = UpdateRequest("self", ("One. ", "Two."), GRADIENT)
-INCUMBENT = Candidate({"self": "One. Two."})
-CANDIDATE = Candidate({"self": "One. Two. Three."}, INCUMBENT.id)
-RECORD = StepRecord(0, INCUMBENT.id, ("train:0",), 0.5, gradients=(GRADIENT,), requests=(REQUEST,))
+
+
+def gradient(*texts: str, examples: tuple[str, ...] = ("train:0",)) -> TextualGradient:
+    return TextualGradient("self", tuple(Point(text, examples) for text in texts))
+
+
+GRADIENT = gradient("Be brief.")
+REQUEST = UpdateRequest("self", ("One. ", "Two. ", "Three."), GRADIENT)
+INCUMBENT = Candidate({"self": "One. Two. Three."})
+CANDIDATE = Candidate({"self": "One. Two. Three. Four."}, INCUMBENT.id, {"self": (Edit("add", 2, "Four."),)})
+
+
+def record(gain: float = 0.5, size: int = 10, candidate: Candidate = CANDIDATE, **fields: Any) -> StepRecord:
+    trial = Trial(candidate.id, INCUMBENT.id, (gain,) * size, size, Threshold(), gain > 0)
+    fields = {"gradients": (GRADIENT,), "requests": (REQUEST,), "candidates": (candidate,), "trial": trial, **fields}
+    return StepRecord(0, INCUMBENT.id, ("train:0",), 0.5, **fields)
+
+
+RECORD = record()
+
+
+def narrow(policy: Policy, state: Any = None, step: int = 0, request: UpdateRequest = REQUEST) -> UpdateRequest:
+    return policy.narrow(request, policy.init() if state is None else state, StepContext(step, 0))
 
 
 def walk(policy: Policy, seed: int) -> list[Any]:
-    state, seen = policy.init(), []
+    state, seen = policy.init([REQUEST]), []
     for step in range(5):
         ctx = StepContext(step, seed)
         seen.append(policy.narrow(REQUEST, state, ctx))
@@ -38,7 +74,7 @@ def walk(policy: Policy, seed: int) -> list[Any]:
 @POLICIES
 def test_any_policy_state_survives_a_json_round_trip(make_policy: Any) -> None:
     policy = make_policy()
-    state = policy.learn(RECORD, policy.init())
+    state = policy.learn(RECORD, policy.init([REQUEST]))
     assert json.loads(json.dumps(state)) == state
 
 
@@ -62,6 +98,34 @@ def test_any_policy_leaves_its_inputs_unchanged(make_policy: Any) -> None:
     assert repr((REQUEST, CANDIDATE, INCUMBENT, RECORD)) == before
 
 
+@POLICIES
+def test_any_policy_is_silent_when_it_has_nothing_to_say(make_policy: Any) -> None:
+    policy = make_policy()
+    empty = UpdateRequest("self", (), TextualGradient("self", ()))
+    narrowed = policy.narrow(empty, policy.init([empty]), StepContext(0, 0))
+    assert (narrowed.sentences, narrowed.frozen, narrowed.memory, narrowed.contrasts) == ((), frozenset(), (), ())
+    assert policy.propose(empty, policy.init([empty]), StepContext(0, 0)) == ()
+    skipped = StepRecord(0, INCUMBENT.id, ("train:0",), 0.0, skipped="perfect minibatch")
+    policy.learn(skipped, policy.init([empty]))
+
+
+def test_order_of_policies_does_not_matter() -> None:
+    policies = [make() for make in TABLE.values()]
+
+    def joint(order: list[Policy]) -> Any:
+        states = {policy.name: policy.learn(RECORD, policy.init([REQUEST])) for policy in order}
+        request, threshold = REQUEST, 0.0
+        for policy in order:
+            request = policy.narrow(request, states[policy.name], StepContext(1, 0))
+            threshold += policy.threshold(CANDIDATE, INCUMBENT, states[policy.name], StepContext(1, 0)).value
+        return request, pytest.approx(threshold)
+
+    assert joint(policies) == joint(policies[::-1])
+
+
+# The learning rate.
+
+
 def test_smaller_of_two_caps_holds_in_any_order() -> None:
     caps = TextualLearningRate(3), TextualLearningRate(1), TextualLearningRate(2)
     for policies in (caps, caps[::-1]):
@@ -82,6 +146,9 @@ def test_learning_rate_below_one_is_refused() -> None:
     late = TextualLearningRate(lambda step: 7 - step)
     with pytest.raises(ValueError, match="max_edits=0 at step 7"):
         late.narrow(REQUEST, {}, StepContext(7, 0))
+
+
+# Annealing.
 
 
 def threshold(policy: TextualSimulatedAnnealing, step: int, seed: int = 0) -> float:
@@ -119,6 +186,166 @@ def test_annealing_cools_at_every_step_and_refuses_large_drops_outright() -> Non
 def test_annealing_refuses_settings_out_of_range(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextualSimulatedAnnealing(**arguments)
+
+
+# Dropout.
+
+
+def test_dropout_freezes_its_share_anew_at_each_step() -> None:
+    request = UpdateRequest("self", tuple(f"Sentence {index}. " for index in range(1000)), GRADIENT)
+    drawn = [narrow(TextualDropout(0.3), step=step, request=request).frozen for step in range(2)]
+    assert all(len(each) == pytest.approx(300, abs=50) for each in drawn)
+    assert drawn[0] != drawn[1]
+    assert narrow(TextualDropout(0.0), request=request).frozen == frozenset()
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
+def test_dropout_refuses_a_rate_out_of_range(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"`rate` must be in \[0, 1\), but got rate="):
+        TextualDropout(rate)
+
+
+# Decay.
+
+
+def test_decay_is_that_of_the_paper_unless_told_otherwise() -> None:
+    assert [narrow(TextualLearningRateDecay(), step=step).max_edits for step in range(7)] == [5, 4, 3, 2, 1, 1, 1]
+    with pytest.raises(TypeError, match="`schedule` must be a function of the step, but got 3"):
+        TextualLearningRateDecay(3)  # type: ignore[arg-type]
+
+
+# Momentum.
+
+
+def test_momentum_adds_a_recurring_complaint_to_the_one_of_this_step() -> None:
+    policy = TextualMomentum()
+    past = record(gradients=(gradient("Give the size as one letter.", examples=("train:1", "train:2")),))
+    request = UpdateRequest("self", ("One.",), gradient("Give the size as one letter!", "Be kind."))
+    narrowed = narrow(policy, policy.learn(past, policy.init()), request=request)
+    assert [(point.text, point.weight) for point in narrowed.gradient.points] == [
+        ("Give the size as one letter!", 3),
+        ("Be kind.", 1),
+    ]
+    assert narrowed.memory == ()
+
+
+def test_momentum_forgets_with_age_and_shows_the_heaviest_first() -> None:
+    policy, state = TextualMomentum(decay=0.5), {}
+    for text, number in (("Old and heavy complaint.", 8), ("New one here.", 2), ("Light word.", 1)):
+        names = tuple(f"train:{index}" for index in range(number))
+        state = policy.learn(record(gradients=(gradient(text, examples=names),)), state)
+    texts = [point.text for point in narrow(policy, state).memory]
+    assert texts == ["Old and heavy complaint.", "New one here.", "Light word."]
+    for _ in range(20):
+        state = policy.learn(record(gradients=()), state)
+    assert narrow(policy, state).memory == ()
+
+
+def test_momentum_leaves_out_what_the_instruction_says_by_now() -> None:
+    policy = TextualMomentum()
+    state = policy.learn(record(gradients=(gradient("Give the size as one letter."),)), policy.init())
+    request = UpdateRequest("self", ("One. ", "Give the size as one letter."), TextualGradient("self", ()))
+    assert narrow(policy, state, request=request).memory == ()
+
+
+def test_momentum_stays_bounded_whatever_the_number_of_steps() -> None:
+    policy, state = TextualMomentum(decay=0.99, max_points=4), {}
+    for step in range(300):
+        state = policy.learn(record(gradients=(gradient(f"{step} new {step} words {step * 7}"),)), state)
+    assert len(narrow(policy, state).memory) == 4
+    assert len(json.dumps(state)) < 1000
+
+
+# Contrast.
+
+
+def test_contrast_shows_what_helped_and_what_did_harm_once_each() -> None:
+    policy, state = TextualContrastiveLearning(num_pairs=5), {}
+    worse = Candidate({"self": "One. Three."}, INCUMBENT.id, {"self": (Edit("delete", 1),)})
+    for each in (record(0.5), record(0.5), record(-0.3, candidate=worse)):
+        state = policy.learn(each, state)
+    shown = narrow(policy, state).contrasts
+    assert [(contrast.better, contrast.worse, contrast.gain) for contrast in shown] == [
+        (("Four.",), (), 0.5),
+        (("Two.",), (), pytest.approx(0.3)),
+    ]
+
+
+def test_contrast_ignores_differences_that_the_data_do_not_support() -> None:
+    policy = TextualContrastiveLearning()
+    assert policy.learn(record(0.0), {}) == {}
+    assert policy.learn(record(0.1, size=2), {}) == {}
+    assert policy.learn(record(0.1, size=100), {}) != {}
+
+
+def test_contrast_draws_clearer_pairs_more_often_but_not_always() -> None:
+    policy = TextualContrastiveLearning(num_pairs=1)
+    state = {"self": [[[f"Sentence {rank}."], [], 1.0 - rank / 10] for rank in range(5)]}
+    drawn = [narrow(policy, state, step=step).contrasts[0].better[0] for step in range(500)]
+    counts = [drawn.count(f"Sentence {rank}.") for rank in range(5)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[4] > 0
+
+
+# Regularization.
+
+
+def test_regularization_charges_for_the_tokens_a_candidate_adds() -> None:
+    policy = TextualRegularization(price=0.01)
+    there = policy.threshold(CANDIDATE, INCUMBENT, {}, StepContext(0, 0))
+    back = policy.threshold(INCUMBENT, CANDIDATE, {}, StepContext(0, 0))
+    assert there.value == pytest.approx(0.01 * there.because["added_tokens"])
+    assert there.value > 0
+    assert back.value == -there.value
+
+
+def test_regularization_asks_to_simplify_what_has_grown() -> None:
+    policy = TextualRegularization(growth=2)
+    state = policy.init([REQUEST])
+    assert narrow(policy, state).directives == ()
+    long = UpdateRequest("self", REQUEST.sentences * 3, GRADIENT)
+    assert "prefer to replace or delete" in narrow(policy, state, request=long).directives[0]
+
+
+def test_regularization_prunes_sentence_after_sentence_on_a_plateau() -> None:
+    policy = TextualRegularization(patience=2)
+    state = policy.init([REQUEST])
+    request = UpdateRequest("self", REQUEST.sentences, GRADIENT, frozen=frozenset({0}))
+    tried = []
+    for step in range(5):
+        tried.append([[edit.at for edit in edits] for edits in policy.propose(request, state, StepContext(step, 0))])
+        state = policy.learn(record(-0.1), state)
+    assert tried == [[], [], [[1], [1, 2]], [[2], [2]], [[1], [1, 2]]]
+    assert policy.propose(request, policy.learn(record(0.1), state), StepContext(6, 0)) == ()
+
+
+def test_limit_below_the_instruction_or_its_protected_text_is_refused_when_the_run_begins() -> None:
+    policy = TextualRegularization(max_tokens=3)
+    with pytest.raises(ValueError, match=r"`max_tokens` must be at least \d+, the length of the instruction of self"):
+        policy.init([REQUEST])
+    protected = UpdateRequest("self", ("One. " * 9, "Two."), GRADIENT, frozen=frozenset({0}))
+    with pytest.raises(ValueError, match="the length of the protected text of self, but got max_tokens=3"):
+        policy.init([protected])
+
+
+@pytest.mark.parametrize(
+    ("make_policy", "message"),
+    [
+        (lambda: TextualMomentum(decay=1.0), r"`decay` must be in \[0, 1\), but got decay=1.0"),
+        (lambda: TextualMomentum(max_points=0), "`max_points` must be at least 1"),
+        (lambda: TextualContrastiveLearning(num_pairs=0), "`num_pairs` must be at least 1, but got num_pairs=0"),
+        (lambda: TextualContrastiveLearning(margin=-1), "`margin` must be at least 0"),
+        (lambda: TextualRegularization(price=-1), "`price` must be at least 0, but got price=-1"),
+        (lambda: TextualRegularization(max_tokens=0), "`max_tokens` must be at least 1"),
+        (lambda: TextualRegularization(patience=0), "`patience` must be at least 1"),
+    ],
+)
+def test_policy_refuses_settings_out_of_range(make_policy: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_policy()
+
+
+# Presets and schedules.
 
 
 def test_every_preset_is_a_fresh_list_of_policies() -> None:

@@ -7,16 +7,10 @@ from hypothesis import strategies as st
 from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, frozen_by, split
 
 PIECES = st.sampled_from(
-    ["One. ", "Two, e.g. 3.14. ", "# Head\n", "- item one\n", "  more\n", "1. first\n", "```\ncode. x\n```\n", "\n\n"]
-    + [
-        '{"a": [1.5]}\n',
-        "<rule>\n",
-        "</rule>\n",
-        "これは文です。",
-        "| a | b |\n",
-        "See https://a.b/c.d now! ",
-        "\t",
-        " ",
+    [
+        *("One. ", "Two, e.g. 3.14. ", "# Head\n", "- item one\n", "  more\n", "1. first\n", "```\ncode. x\n```\n"),
+        *('{"a": [1.5]}\n', "<rule>\n", "</rule>\n", "これは文です。", "| a | b |\n", "See https://a.b/c.d now! "),
+        *("\n\n", "\t", " "),
     ]
 )
 TEXTS = st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=12).map("".join))

@@ -5,31 +5,45 @@ import string
 from collections import Counter
 from typing import Any
 
+import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_dlpo.records import Candidate, Point, TextualGradient, UpdateRequest
-from dspy_dlpo.sentences import Edit, count_edits, split
-from dspy_dlpo.update import Update, allowed, choose, holds, numbered, parse_edits
+from dspy_dlpo.protection import Protection
+from dspy_dlpo.records import Candidate, Contrast, Point, TextualGradient, UpdateRequest
+from dspy_dlpo.sentences import Edit, count_edits
+from dspy_dlpo.tokens import count_tokens
+from dspy_dlpo.update import Update, allowed, choose, limits, numbered, parse_edits
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
 
 
-def request(text: str = "".join(SENTENCES), points: tuple[str, ...] = (), **limits: Any) -> UpdateRequest:
+def protection(text: str, *protect: str) -> Protection:
+    return Protection(protect, dspy.Predict("question -> answer"), {"self": text})
+
+
+def request(
+    text: str = "".join(SENTENCES), points: tuple[str, ...] = (), protect: tuple[str, ...] = (), **limits: Any
+) -> UpdateRequest:
+    units, frozen = protection(text, *protect).split("self", text)
     gradient = TextualGradient("self", tuple(Point(point, ("train:0",)) for point in points))
-    return UpdateRequest("self", tuple(split(text)), gradient, **limits)
+    return UpdateRequest("self", units, gradient, **{"frozen": frozen, **limits})
 
 
-def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3) -> Any:
+def propose(
+    reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = (), **extra: Any
+) -> Any:
+    text = "".join(asked.sentences)
     update = Update(
         lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]
         {"train:0": {"question": "the number of legs of a cat"}},  # type: ignore[arg-type]
-        lambda name, text: text,
+        lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
+        protection(text, *protect),
         num_candidates=num_candidates,
         seed=0,
     )
-    return update(Candidate({"self": "".join(asked.sentences)}), [asked], step=0)
+    return update(Candidate({"self": text}), [asked], step=0, **extra)
 
 
 @pytest.mark.parametrize(
@@ -102,31 +116,95 @@ def test_choices_are_different_and_keep_the_cap(cap: int, proposed: int, own: in
     assert all(1 <= len(choice) <= cap for choice in choices)
 
 
+# Adversarial proposers: whatever the model writes, every rule holds.
+# HYPOTHESIS_PROFILE=thorough gives 2,000 cases a rule instead of 200.
+
+KEPT = "<keep>Never name a price.\n  Not even in jokes.</keep>"
+TEXTS = {
+    "empty": "",
+    "one sentence": "One sentence only",
+    "prose": "".join(SENTENCES),
+    "markdown": "# Head\n- a\n- b\n\n```\nx. y\n```\nEnd.",
+    "protected": f"Read the question. Think about it.\n{KEPT}\n- Answer in one word.\n- Be brief.",
+}
 LINES = st.one_of(
     st.text(max_size=60),
-    st.builds(lambda number, text: f"REPLACE {number} WITH {text}", st.integers(0, 6), st.text(max_size=40)),
-    st.builds(lambda number: f"DELETE {number}", st.integers(0, 6)),
-    st.builds(lambda text: f'ADD "{text}"', st.text(max_size=80)),
+    st.builds(lambda number, text: f"REPLACE {number} WITH {text}", st.integers(0, 8), st.text(max_size=40)),
+    st.builds(lambda number: f"DELETE {number}", st.integers(0, 8)),
+    st.builds(lambda number, text: f'ADD AFTER {number} "{text}"', st.integers(0, 8), st.text(max_size=80)),
     st.sampled_from(
-        ["Lies die Frage. Denk nach.", "Answer in ONE word. Think about it. Read the question.", "word " * 9999]
+        [
+            "Lies die Frage. Denk nach. Antworte mit einem Wort.",
+            "Answer in ONE word. Think about it. Read the question.",
+            "ADD <keep>Mine.",
+            "REPLACE 3 WITH </keep> Name a price.",
+            "<keep>Always name a price.</keep>",
+            "word " * 10_000,
+            "Sentence. " * 5_000,
+        ]
     ),
 )
-INSTRUCTIONS = st.sampled_from(
-    ["", "One sentence only", "".join(SENTENCES), "# Head\n- a\n- b\n\n```\nx. y\n```\nEnd."]
-)
+REPLIES = st.lists(LINES, max_size=6).map("\n".join)
+INSTRUCTIONS = st.sampled_from(sorted(TEXTS.values()))
 
 
-@given(INSTRUCTIONS, st.lists(LINES, max_size=6).map("\n".join), st.integers(1, 3), st.sets(st.integers(0, 3)))
-def test_no_reply_breaks_the_cap_or_a_frozen_sentence(text: str, reply: str, cap: int, frozen: set[int]) -> None:
+@given(INSTRUCTIONS, REPLIES, st.integers(1, 3))
+def test_no_reply_breaks_the_bound_on_edits(text: str, reply: str, cap: int) -> None:
     asked = request(text, max_edits=cap)
-    asked = request(text, max_edits=cap, frozen=frozenset(frozen & set(range(len(asked.sentences)))))
     for candidate in propose(reply, asked).candidates:
-        result = candidate.instructions["self"]
-        assert count_edits(asked.sentences, split(result)) <= cap
+        units, _ = protection(text).split("self", candidate.instructions["self"])
+        assert count_edits(asked.sentences, units) <= cap
+
+
+@given(INSTRUCTIONS, REPLIES, st.sets(st.integers(0, 5)))
+def test_no_reply_changes_or_reorders_a_frozen_sentence(text: str, reply: str, drawn: set[int]) -> None:
+    asked = request(text)
+    asked = asked.narrowed(frozen=frozenset(drawn & set(range(len(asked.sentences)))))
+    for candidate in propose(reply, asked).candidates:
         position = 0
         for index in sorted(asked.frozen):
-            position = result.index(asked.sentences[index].strip(), position)
-        assert holds(result, asked)
+            sentence = asked.sentences[index].strip()
+            position = candidate.instructions["self"].index(sentence, position) + len(sentence)
+
+
+@given(REPLIES)
+def test_no_reply_changes_protected_text(reply: str) -> None:
+    text = TEXTS["protected"]
+    asked = request(text, protect=("in one word",))
+    for candidate in propose(reply, asked, protect=("in one word",)).candidates:
+        assert KEPT in candidate.instructions["self"]
+        assert "- Answer in one word." in candidate.instructions["self"]
+
+
+@given(INSTRUCTIONS, REPLIES, st.integers(1, 40))
+def test_no_reply_makes_an_instruction_longer_than_allowed(text: str, reply: str, max_tokens: int) -> None:
+    for candidate in propose(reply, request(text, max_tokens=max_tokens)).candidates:
+        assert count_tokens(candidate.instructions["self"]) <= max_tokens
+
+
+@given(INSTRUCTIONS, REPLIES)
+def test_no_reply_makes_an_instruction_empty(text: str, reply: str) -> None:
+    for candidate in propose(reply, request(text)).candidates:
+        assert candidate.instructions["self"].strip()
+
+
+def test_edits_of_policies_become_candidates_within_the_same_limits() -> None:
+    asked = request(frozen=frozenset({0}))
+    extra = [(asked, (Edit("delete", 0),)), (asked, (Edit("delete", 1),))]
+    (candidate,) = propose(None, asked, extra=extra).candidates
+    assert candidate.instructions["self"] == "Read the question. Answer in one word."
+
+
+def test_every_limit_is_told_to_the_proposer() -> None:
+    contrast = Contrast(("Be brief.",), ("Be long.",), 0.25)
+    words = "\n".join(
+        limits(
+            request(max_edits=1, max_tokens=50, frozen=frozenset({0, 2}), contrasts=(contrast,), directives=("Hm.",))
+        )
+    )
+    for limit in ("At most 1 edit.", "Leave as they are: 1, 3.", "at most 50 tokens", "Hm."):
+        assert limit in words
+    assert "Helped before (0.25): Be brief.\nDid harm before (0.25): Be long." in words
 
 
 def test_sentences_are_numbered_from_one() -> None:

@@ -6,11 +6,25 @@ from collections.abc import Callable, Sequence
 
 from dspy_dlpo.policies.annealing import TextualSimulatedAnnealing
 from dspy_dlpo.policies.base import Policy, State, StepContext
+from dspy_dlpo.policies.contrastive import TextualContrastiveLearning
+from dspy_dlpo.policies.decay import TextualLearningRateDecay
+from dspy_dlpo.policies.dropout import TextualDropout
 from dspy_dlpo.policies.learning_rate import TextualLearningRate
+from dspy_dlpo.policies.momentum import TextualMomentum
+from dspy_dlpo.policies.regularization import TextualRegularization
 
 PRESETS: dict[str, Callable[[], list[Policy]]] = {
     "none": list,
     "default": lambda: [TextualLearningRate(4), TextualSimulatedAnnealing()],
+    "paper": lambda: [
+        TextualLearningRate(5),
+        TextualDropout(),
+        TextualSimulatedAnnealing(),
+        TextualLearningRateDecay(),
+        TextualMomentum(),
+        TextualContrastiveLearning(),
+        TextualRegularization(),
+    ],
 }
 
 
@@ -37,7 +51,12 @@ __all__ = [
     "Policy",
     "State",
     "StepContext",
+    "TextualContrastiveLearning",
+    "TextualDropout",
     "TextualLearningRate",
+    "TextualLearningRateDecay",
+    "TextualMomentum",
+    "TextualRegularization",
     "TextualSimulatedAnnealing",
     "as_policies",
 ]

@@ -48,8 +48,11 @@ class Policy:
         """The class name, under which records and states keep what the policy did."""
         return type(self).__name__
 
-    def init(self) -> State:
-        """Return the state before the first step."""
+    def init(self, requests: Sequence[UpdateRequest] = ()) -> State:
+        """Return the state before the first step, or refuse the student.
+
+        `requests` has one for each predictor: its sentences, those protected among them, and no gradient.
+        """
         return {}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
@@ -57,7 +60,10 @@ class Policy:
         return request
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose edits of one's own, beside the proposer's: each item becomes a candidate."""
+        """Propose edits of one's own: each item becomes a candidate, as far as it keeps the constraints.
+
+        Asked for every predictor at every step, also without a gradient.
+        """
         return ()
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:

@@ -1,0 +1,28 @@
+"""TLRD: learning-rate decay."""
+
+from __future__ import annotations
+
+from dspy_dlpo.policies.learning_rate import TextualLearningRate
+from dspy_dlpo.schedules import Schedule, linear
+
+
+class TextualLearningRateDecay(TextualLearningRate):
+    """Let the bound on a step's edits follow a schedule: explore first, refine later.
+
+    Args:
+        schedule: From the run's step index (from 0) to a number of edits, at least 1, rounded down; see
+            `dspy_dlpo.schedules` for linear, cosine, exponential, step and warm-up. Default: 5, 4, 3, 2, 1, 1, ...
+
+    Raises:
+        TypeError: If it is not callable.
+        ValueError: At the step where it returns less than 1.
+
+    References:
+        Peng et al., DLPO, arXiv 2503.13413; the authors' code is `max(lr - step, 1)`, the default here with lr=5.
+    """
+
+    def __init__(self, schedule: Schedule | None = None) -> None:
+        schedule = linear(5, 1, 4) if schedule is None else schedule
+        if not callable(schedule):
+            raise TypeError(f"`schedule` must be a function of the step, but got {schedule!r}. Try schedules.linear.")
+        super().__init__(schedule)

@@ -1,0 +1,75 @@
+"""TMnt: momentum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dspy_dlpo.policies.base import Policy, State, StepContext
+from dspy_dlpo.records import Point, StepRecord, UpdateRequest
+from dspy_dlpo.sentences import alike
+
+_FORGOTTEN = 0.1
+
+
+class TextualMomentum(Policy):
+    """Let past gradients join the update, so that a complaint that recurs weighs more.
+
+    Each predictor has a memory of points. At every step the weight of each is multiplied by `decay`; a new point that
+    is `alike` one in memory (three quarters of their words in common) adds its weight to that one instead of being kept
+    beside it. The proposer sees the points of this step with what they have in memory added, and the heaviest of the
+    others. What an instruction says by now is left out.
+
+    Args:
+        decay: What remains of a weight after one step, in [0, 1).
+        max_points: Points of a memory, and at most as many shown beside the step's own. This bounds the prompt whatever
+            the number of steps.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    References:
+        Peng et al., DLPO, arXiv 2503.13413, whose code shows the last three gradients in full. Weights by age as in
+        Polyak's heavy ball; merging as in TSGD-M, arXiv 2506.00400, which samples from past prompts instead.
+    """
+
+    def __init__(self, decay: float = 0.6, max_points: int = 6) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1), but got decay={decay}. At 1 nothing would be forgotten.")
+        if max_points < 1:
+            raise ValueError(f"`max_points` must be at least 1, but got max_points={max_points}.")
+        self.decay = decay
+        self.max_points = max_points
+
+    def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
+        """Add what the memory holds to the points of this step, and show the heaviest others."""
+        remembered = [Point(text, tuple(examples)) for text, _, examples in state.get(request.predictor, ())]
+        points, rest = [], remembered
+        for point in request.gradient.points:
+            same = [other for other in rest if alike(point.text, other.text)]
+            rest = [other for other in rest if other not in same]
+            examples = dict.fromkeys(name for each in (point, *same) for name in each.examples)
+            points.append(replace(point, examples=tuple(examples)))
+        said = [other for other in rest if any(alike(other.text, sentence) for sentence in request.sentences)]
+        gradient = replace(request.gradient, points=tuple(sorted(points, key=lambda point: -point.weight)))
+        memory = [*request.memory, *(other for other in rest if other not in said)]
+        return replace(request, gradient=gradient, memory=tuple(memory))
+
+    def learn(self, record: StepRecord, state: State) -> State:
+        """Let the memory fade, and add the points of the step."""
+        after = {
+            predictor: [[text, weight * self.decay, examples] for text, weight, examples in points]
+            for predictor, points in state.items()
+        }
+        for gradient in record.gradients:
+            points = after.setdefault(gradient.predictor, [])
+            for point in gradient.points:
+                same = next((known for known in points if alike(known[0], point.text)), None)
+                if same is None:
+                    points.append([point.text, float(point.weight), list(point.examples)])
+                else:
+                    same[1] += point.weight
+                    same[2] = list(dict.fromkeys([*same[2], *point.examples]))[-2 * self.max_points :]
+        return {
+            predictor: sorted((p for p in points if p[1] >= _FORGOTTEN), key=lambda p: -p[1])[: self.max_points]
+            for predictor, points in after.items()
+        }
