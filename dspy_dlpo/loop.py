@@ -219,10 +219,15 @@ class Loop:
         return record
 
     def choose(self, walk: Walk) -> None:
-        """Make the final choice on the full valset: the best so far, unless the student is as good."""
+        """Let student, best so far and incumbent meet on the full valset, as far as the budget reaches."""
         self.budget.reserve = 0
-        if fmean(self.differences(walk.best, walk.student, self.settings.valset)) <= 0:
-            walk.best = walk.student
+        means: dict[str, float] = {}
+        for candidate in (walk.student, walk.best, walk.incumbent):
+            try:
+                means[candidate.id] = fmean(self.scores(candidate, self.settings.valset))
+            except BudgetSpent:
+                break
+        walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
 
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""

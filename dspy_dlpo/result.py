@@ -55,7 +55,9 @@ class DLPOResult:
 
 
 class CandidatePrograms(Sequence[dict[str, Any]]):
-    """`program.candidate_programs`: dicts with `score`, `program` and `instructions`, the best score first.
+    """`program.candidate_programs`: dicts with `score`, `program` and `instructions`; the one chosen is first.
+
+    The others follow by score. A candidate that lost early was scored on part of the valset only.
 
     Each program is built when its entry is asked for. A list of modules hung on a program would turn up among its
     predictors; this sequence does not.
@@ -65,7 +67,7 @@ class CandidatePrograms(Sequence[dict[str, Any]]):
         self._student = student
         scored = zip(result.candidates, result.val_aggregate_scores, strict=True)
         best = result.candidates[result.best_idx]
-        self._ranking = sorted(scored, key=lambda pair: (-pair[1], pair[0] is not best))
+        self._ranking = sorted(scored, key=lambda pair: (pair[0] is not best, -pair[1]))
 
     def __len__(self) -> int:
         return len(self._ranking)

@@ -322,7 +322,8 @@ def test_candidate_programs_and_results_do_not_turn_up_as_predictors(lm: dspy.LM
 def test_candidate_programs_are_ranked_and_runnable(lm: dspy.LM, make: Any) -> None:
     optimized = make(num_steps=8).compile(dspy.Predict(Oracle), trainset=examples(40))
     scores = [entry["score"] for entry in optimized.candidate_programs]
-    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == max(scores)
+    assert scores[1:] == sorted(scores[1:], reverse=True)
     best = optimized.candidate_programs[0]
     assert best["program"].signature.instructions == optimized.signature.instructions
     assert best["program"](question="What of topic beta?").answer == "22"
