@@ -81,7 +81,8 @@ class Asker:
             index = missing[number]
             if failure is not None:
                 failures.append(failure)
-            self._ledger.add_reply(questions[index].key, reply, spent)
+            else:
+                self._ledger.add_reply(questions[index].key, reply, spent)
             self._budget.charge(spent)
             replies[index] = reply
         if failures and len(failures) == len(questions) and not self._ever_answered:

@@ -16,7 +16,6 @@ from dspy_dlpo.sentences import alike, split
 
 _NOTHING = {"", "none", "nothing", "n/a", "no", "no change", "no changes", "nothing is missing"}
 _MAX_POINTS_PER_REPLY = 8
-_QUOTED_WORDS = 4
 
 
 class Critique(dspy.Signature):  # type: ignore[misc]  # DSPy is untyped.
@@ -49,8 +48,6 @@ class Backward:
     complaint passes unchanged through predictors that are frozen or made on the fly.
 
     One critic call per failing rollout and predictor; those of one depth run in parallel.
-
-    Sentences that quote an example are left out: they do not belong in an instruction.
 
     Args:
         ask: The critic.
@@ -93,10 +90,7 @@ class Backward:
                 if reply is None:
                     continue
                 predictor = str(walk.groups[depth].predictor)
-                name = walk.rollout.example
-                values = [str(value) for value in self._data[name].values()]
-                texts = [text for text in _points(reply["sentences"]) if not quotes(text, values)]
-                found[predictor] += [Point(text, (name,)) for text in texts]
+                found[predictor] += [Point(text, (walk.rollout.example,)) for text in _points(reply["sentences"])]
                 if not _is_nothing(upstream := reply.get("input_complaint", "")):
                     walk.pass_on(depth, [upstream])
         return tuple(TextualGradient(predictor, merge_points(points)) for predictor, points in found.items() if points)
@@ -197,8 +191,3 @@ def merge_points(points: Sequence[Point]) -> tuple[Point, ...]:
         else:
             merged.append(point)
     return tuple(sorted(merged, key=lambda point: -point.weight))
-
-
-def quotes(text: str, values: Sequence[str]) -> bool:
-    """Whether a text holds one of the values of at least four words: then it speaks of one example, not of the task."""
-    return any(len(value.split()) >= _QUOTED_WORDS and value in text for value in values)

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import dspy
@@ -17,6 +17,7 @@ from dspy.utils.exceptions import (
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
+    LMError,
     LMUnsupportedModelError,
 )
 
@@ -53,7 +54,7 @@ class Metric:
     def __post_init__(self) -> None:
         self.num_arguments  # noqa: B018 - Computed here so that a wrong metric is refused before the first call.
 
-    @property
+    @cached_property
     def num_arguments(self) -> int:
         """How many positional arguments the metric is called with: 5, 3 or 2, the most it takes."""
         if not callable(self.function):
@@ -80,7 +81,9 @@ class Metric:
         """
         value = self.function(example, prediction, *[None] * (self.num_arguments - 2))
         feedback = ""
-        if hasattr(value, "score"):
+        if isinstance(value, dspy.Prediction) and "score" not in value:
+            value = None
+        elif hasattr(value, "score"):
             feedback = str(getattr(value, "feedback", None) or "")
             value = value.score
         if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
@@ -136,7 +139,8 @@ class Forward:
         self._num_threads = num_threads
         self._failure_score = failure_score
         self._max_chars = max_chars
-        self._charged: set[tuple[str, str]] = set()
+        self._met: dict[tuple[str, str], float] = {}
+        self._lost: dict[tuple[str, str], Rollout] = {}
         self._program = lru_cache(maxsize=_MAX_PROGRAMS)(partial(with_instructions, student))
 
     def __call__(self, pairs: Iterable[tuple[Candidate, str]]) -> list[Rollout]:
@@ -149,34 +153,42 @@ class Forward:
         """
         pairs = list(pairs)
         found: dict[tuple[str, str], Rollout] = {}
-        missing: dict[tuple[str, str], Callable[[], Rollout]] = {}
+        missing: dict[tuple[str, str], Callable[[], tuple[Rollout, bool]]] = {}
         for candidate, example in pairs:
             key = (candidate.id, example)
-            if rollout := self._ledger.rollout(*key):
+            if rollout := self._lost.get(key) or self._ledger.rollout(*key):
                 found[key] = rollout
             elif key not in missing:
                 missing[key] = partial(self._run, self._program(candidate), candidate.id, example)
         # A rollout of the run that this one resumes is charged where the budget first met it.
-        known = [rollout for key, rollout in found.items() if key not in self._charged]
+        known = [rollout for key, rollout in found.items() if key not in self._met]
         self._budget.check(len(missing) + len(known))
         for rollout in known:
             self._charge(rollout)
         keys = list(missing)
-        for index, rollout in run_in_threads(list(missing.values()), self._num_threads):
-            self._ledger.add_rollout(rollout)
+        for index, (rollout, lost) in run_in_threads(list(missing.values()), self._num_threads):
+            if lost:
+                self._lost[keys[index]] = rollout
+            else:
+                self._ledger.add_rollout(rollout)
             self._charge(rollout)
             found[keys[index]] = rollout
         return [found[candidate.id, example] for candidate, example in pairs]
 
+    def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the scores of a candidate on those of the examples on which this run has met it; pays for nothing."""
+        return [self._met[candidate.id, name] for name in examples if (candidate.id, name) in self._met]
+
     def _charge(self, rollout: Rollout) -> None:
-        self._charged.add((rollout.candidate, rollout.example))
+        self._met[rollout.candidate, rollout.example] = rollout.score
         self._budget.charge(rollout.spent)
 
-    def _run(self, program: dspy.Module, candidate: str, name: str) -> Rollout:
+    def _run(self, program: dspy.Module, candidate: str, name: str) -> tuple[Rollout, bool]:
+        """Return the rollout, and whether it was lost to a failing language model: then the ledger does not keep it."""
         example = self._examples[name]
         recorder = Recorder(program, self._max_chars)
         callbacks = [*dspy.settings.callbacks, recorder]
-        feedback, error = "", ""
+        feedback, error, lost = "", "", False
         with metered(trace=[], callbacks=callbacks) as meter:
             try:
                 score, feedback = self._metric(example, program(**example.inputs()), name)
@@ -184,7 +196,8 @@ class Forward:
                 raise
             except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
                 score, error = self._failure_score, f"{type(problem).__name__}: {problem}"
-        return Rollout(
+                lost = isinstance(problem, LMError)
+        rollout = Rollout(
             candidate=candidate,
             example=name,
             score=score,
@@ -193,6 +206,7 @@ class Forward:
             calls=recorder.calls() if name.startswith("train:") else (),
             spent=replace(meter.spent, metric_calls=1),
         )
+        return rollout, lost
 
 
 def with_instructions(student: dspy.Module, candidate: Candidate) -> dspy.Module:
@@ -211,7 +225,10 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
     """
 
     def __init__(self, program: dspy.Module, max_chars: int) -> None:
-        self._names = {id(predictor): name for name, predictor in program.named_predictors()}
+        named = program.named_predictors()
+        # A predictor that was deep-copied on the way (`dspy.Refine`) still has the signature of its original.
+        self._names = {id(predictor.signature): name for name, predictor in named}
+        self._names |= {id(predictor): name for name, predictor in named}
         self._max_chars = max_chars
         self._calls: dict[str, Call | None] = {}
         self._begun: dict[str, tuple[dspy.Predict, Mapping[str, Any]]] = {}
@@ -232,7 +249,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
             predictor, inputs = self._begun.pop(call_id)
             fields = predictor.signature.input_fields
             self._calls[call_id] = Call(
-                predictor=self._names.get(id(predictor)),
+                predictor=self._names.get(id(predictor), self._names.get(id(predictor.signature))),
                 inputs=self._texts({name: value for name, value in inputs.items() if name in fields}),
                 outputs=self._texts(dict(outputs.items())) if outputs is not None else {},
                 error=shorten(_call_error(exception), self._max_chars),

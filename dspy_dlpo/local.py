@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,7 +80,8 @@ def local_lm(
 
     Args:
         model: One of `MODELS` (Qwen2.5-Coder-Instruct, 4 bit, Apache-2.0; about 1.1 GB and 0.5 GB, fetched once), a
-            path to a GGUF file, or a hub repository as `"owner/name:FILE.gguf"` (`FILE` may hold wildcards).
+            path to a GGUF file, or a hub repository: `"owner/name"` for its Q4_K_M file, `"owner/name:FILE.gguf"` for
+            another (`FILE` may hold wildcards).
         num_ctx: Context length in tokens, prompt and answer together.
         num_threads: CPU threads of the model. Default: all cores.
         temperature: Sampling temperature. 0 is greedy, and then the same prompt gives the same answer.
@@ -118,10 +120,11 @@ def weights_path(model: str) -> Path:
     if path.is_file():
         return path.resolve()
     repository, _, filename = model.partition(":")
-    if filename.endswith(".gguf") and repository.count("/") == 1:
+    filename = filename or "*[qQ]4_[kK]_[mM].gguf"
+    if filename.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         return _from_hub(repository, filename)
     raise FileNotFoundError(
-        f"`model` must be one of {sorted(MODELS)}, a GGUF file, or 'owner/name:FILE.gguf', but got {model!r}."
+        f"`model` must be one of {sorted(MODELS)}, a GGUF file, or a hub's 'owner/name[:FILE.gguf]', but got {model!r}."
     )
 
 

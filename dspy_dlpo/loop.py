@@ -111,23 +111,26 @@ class Loop:
     def step(self, walk: Walk) -> StepRecord:
         """Take one step: minibatch, gradients, candidates, trial; move the incumbent if the trial says so."""
         index = len(walk.history)
-        ctx = StepContext(index, self.settings.seed)
+        ctx = StepContext(index, self.settings.seed, self.settings.width)
         minibatch = self.minibatch(index)
 
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
         top = self.settings.score_range[1]
         failing = [rollout for rollout in rollouts if rollout.score < top]
         loss = top - fmean(rollout.score for rollout in rollouts)
-        record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss)
+        record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss, top)
         gradients = self.backward(walk.incumbent, failing, index) if failing else ()
         requests = [self.narrow(walk, gradient, ctx) for gradient in gradients]
-        proposals = self.update(walk.incumbent, requests, index, self.own_proposals(walk, ctx))
+        own = self.own_proposals(walk, ctx)
+        proposals = self.update(walk.incumbent, requests, index, own)
         candidates = proposals.candidates
         walk.seen |= {candidate.id: candidate for candidate in candidates}
         record = replace(
             record,
             gradients=gradients,
-            requests=tuple(requests),
+            requests=tuple(
+                {request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()
+            ),
             candidates=candidates,
             dropped_edits=proposals.dropped,
         )
@@ -170,17 +173,18 @@ class Loop:
 
         The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
         """
-        examples = self.fresh(minibatch, ctx) or list(minibatch)
+        examples = self.fresh(minibatch, ctx)
+        examples += minibatch[: self.settings.batch_size - len(examples)] if len(examples) < len(minibatch) else []
         first = examples[: self.settings.batch_size]
         self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
         gains = [fmean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
         thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
-        leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].value)
+        leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].level)
         winner, threshold = candidates[leader], thresholds[leader]
         paid, accepted = decide(
             lambda more: self.differences(winner, walk.incumbent, more),
             examples,
-            threshold=threshold.value,
+            threshold=threshold.level,
             width=self.settings.width,
             confidence=1 - (1 - self.settings.confidence) / len(candidates),  # The winner was picked among several.
             first_look=self.settings.batch_size,
@@ -209,7 +213,7 @@ class Loop:
 
     def learn(self, walk: Walk, record: StepRecord) -> StepRecord:
         """Complete the record, keep it, and let the policies learn from it, whatever came of the step."""
-        best_scores = self.scores(walk.best, [name for name in self.settings.valset if self.paid(walk.best, name)])
+        best_scores = self.forward.scores(walk.best, self.settings.valset)
         unparsed = self.backward.ask.unparsed + self.update.ask.unparsed
         record = replace(
             record, best=walk.best.id, best_score=fmean(best_scores), unparsed=unparsed, spent=self.budget.spent
@@ -231,13 +235,13 @@ class Loop:
 
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
-        steps_per_epoch = -(-len(self.settings.trainset) // self.settings.batch_size)
-        last = walk.history[-steps_per_epoch:]
-        if len(last) == steps_per_epoch and all(record.skipped == "perfect minibatch" for record in last):
+        trainset, top = self.settings.trainset, self.settings.score_range[1]
+        scores = self.forward.scores(walk.incumbent, trainset)
+        if walk.history[-1].skipped == "perfect minibatch" and scores == [top] * len(trainset):
             return "the program is perfect on the whole trainset"
         if len(walk.history) == self.settings.num_steps:
             return f"{self.settings.num_steps} steps are done"
-        if idle >= max(MAX_IDLE_STEPS, steps_per_epoch):
+        if idle >= max(MAX_IDLE_STEPS, -(-len(trainset) // self.settings.batch_size)):
             return f"{idle} steps in a row had nothing to try"
         return ""
 
@@ -272,7 +276,3 @@ class Loop:
     def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the scores of a candidate on examples."""
         return [rollout.score for rollout in self.forward([(candidate, example) for example in examples])]
-
-    def paid(self, candidate: Candidate, example: str) -> bool:
-        """Whether this candidate has been scored on this example."""
-        return self.ledger.rollout(candidate.id, example) is not None

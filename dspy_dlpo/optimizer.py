@@ -18,6 +18,7 @@ from dspy.teleprompt import Teleprompter
 from dspy_dlpo.asking import Asker
 from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget
+from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import Data, prepare
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
@@ -46,7 +47,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             critic goes by: give it when you can.
         prompt_model: The LM that writes candidates. Default: `dspy.settings.lm`, then the program's own.
         critic_model: The LM that criticises. Default: `prompt_model`.
-        policies: A preset (`"default"`, `"none"`) or a list of policies.
+        policies: A preset (`"default"`, `"paper"`, `"robust"`, `"concise"`, `"none"`) or a list of policies.
         protect: Text of the instructions that must stay: strings, taken literally, and compiled patterns. So does text
             between `<keep>` and `</keep>`, and what DSPy's own modules (`ReAct`, `RLM`) wrote around theirs.
         auto: `"light"`, `"medium"` or `"heavy"`: 8, 20 or 50 steps and as many metric calls as they usually need.
@@ -208,7 +209,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             )
             update = Update(
                 Asker(prompt_model, ledger, budget, num_threads),
-                data,
+                CopyGuard(data, start.instructions.values()).copies,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
                 protection,
                 num_candidates=self.num_candidates,
@@ -218,13 +219,16 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             on_step = progress or (lambda record: None)
             loop = Loop(forward, backward, update, protection, policies, ledger, budget, settings, on_step)
             walk = loop.run(start)
-            result = self._result(walk, data, ledger, budget)
+            result = self._result(walk, data, forward, budget)
         finally:
             ledger.close()
         if progress:
             progress.conclude(result)
+        student = student.deepcopy()
+        for stale in ("candidate_programs", "detailed_results"):  # Those of an earlier compilation.
+            vars(student).pop(stale, None)
         program = with_instructions(student, walk.best)
-        program.candidate_programs = CandidatePrograms(student.deepcopy(), result)
+        program.candidate_programs = CandidatePrograms(student, result)
         if self.track_stats:
             program.detailed_results = result
         return program
@@ -263,12 +267,13 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             step = settings.batch_size * (1 + self.num_candidates) + trial + len(data.valset) // 2
             settings = replace(settings, num_steps=num_steps)
             max_metric_calls = 2 * len(data.valset) + num_steps * step
-        least = 2 * len(data.valset) + settings.batch_size * 2
+        step = settings.batch_size * (2 + self.num_candidates)
+        least = 2 * len(data.valset) + step
         if max_metric_calls is not None and max_metric_calls < least:
             raise ValueError(
                 f"`max_metric_calls` must be at least {least} here, but got max_metric_calls={max_metric_calls}: the "
                 f"student and the result are both scored on {len(data.valset)} validation examples, and a step needs "
-                f"{settings.batch_size * 2}. Raise it, or give a smaller `valset` or `batch_size`."
+                f"{step}. Raise it, or give a smaller `valset` or `batch_size`."
             )
         return settings, Budget(max_metric_calls)
 
@@ -290,19 +295,18 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ),
             "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),
             "seed": repr(self.seed),
-            "metric": _hash(_source(self.metric)),
+            "metric": _hash(_source(self.metric) + repr(_attributes(self.metric))),
             "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
             "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
-            "adapter": repr((type(adapter).__name__, sorted(map(repr, vars(adapter)))) if adapter else None),
+            "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
             "data": data.hash(),
             "dspy": dspy.__version__,
         }
 
-    def _result(self, walk: Walk, data: Data, ledger: Ledger, budget: Budget) -> DLPOResult:
+    def _result(self, walk: Walk, data: Data, forward: Forward, budget: Budget) -> DLPOResult:
         scores = {}
         for candidate in walk.seen.values():
-            rollouts = [ledger.rollout(candidate.id, name) for name in data.valset]
-            if found := [rollout.score for rollout in rollouts if rollout]:
+            if found := forward.scores(candidate, data.valset):
                 scores[candidate] = found
         candidates = tuple(scores)
         return DLPOResult(
@@ -339,12 +343,17 @@ def _source(thing: Any) -> str:
         return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
-def _attributes(policy: Policy) -> list[tuple[str, str]]:
-    """The settings of a policy; a schedule, which is a function, counts by its first values."""
-    return [
-        (name, repr([value(step) for step in range(8)] if callable(value) else value))
-        for name, value in sorted(vars(policy).items())
-    ]
+def _attributes(thing: Any) -> list[tuple[str, str]]:
+    """The settings of a policy, an adapter or a metric object; what has no text of its own counts by its kind."""
+    return [(name, _text(value)) for name, value in sorted(getattr(thing, "__dict__", {}).items())]
+
+
+def _text(value: Any) -> str:
+    if inspect.isfunction(value):  # Such as a schedule, whose numbers are in its closure.
+        return _source(value) + "".join(_text(cell.cell_contents) for cell in value.__closure__ or ())
+    if isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
+        return repr(value)
+    return type(value).__qualname__
 
 
 def _without_lms(state: Any) -> Any:

@@ -9,6 +9,8 @@ import dspy
 
 from dspy_dlpo.sentences import frozen_by, split
 
+_PLAIN = (dspy.Module, *dspy.Module.__mro__)
+_REACT = "You are an Agent."
 _KEEP = re.compile(r"<keep>.*?</keep>", re.DOTALL)
 
 
@@ -59,11 +61,15 @@ def _protocols(student: dspy.Module) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for _, module in student.named_sub_modules(dspy.Module):
         task = getattr(getattr(module, "signature", None), "instructions", None)
-        if isinstance(module, dspy.Predict) or not type(module).__module__.startswith("dspy.") or not task:
+        of_dspy = any(kind.__module__.startswith("dspy.") for kind in type(module).__mro__ if kind not in _PLAIN)
+        if isinstance(module, dspy.Predict) or not of_dspy or not task:
             continue
         for predictor in vars(module).values():
             if isinstance(predictor, dspy.Predict) and id(predictor) in names:
-                before, _, after = predictor.signature.instructions.partition(task)
-                parts = [part.strip() for part in (before, after) if part.strip()]
-                found.setdefault(names[id(predictor)], []).extend(parts)
+                text = predictor.signature.instructions
+                if isinstance(module, dspy.ReAct) and predictor is module.react:
+                    parts = [text[text.find(_REACT) :]]  # Holds also where an optimiser has changed the task before it.
+                else:
+                    parts = [part.strip() for part in text.partition(task)[::2]]
+                found.setdefault(names[id(predictor)], []).extend(part for part in parts if part)
     return found

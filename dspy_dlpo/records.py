@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -85,15 +86,16 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Point:
-    """One thing an instruction should change, and the examples that said so."""
+    """One thing an instruction should change, the examples that said so, and its weight from earlier steps."""
 
     text: str
     examples: tuple[str, ...]
+    past: float = 0.0
 
     @property
     def weight(self) -> int:
-        """How many examples said so."""
-        return len(self.examples)
+        """How many examples of this step said so, and what is left of earlier ones, rounded."""
+        return round(len(self.examples) + self.past)
 
 
 @dataclass(frozen=True)
@@ -190,13 +192,25 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Threshold:
-    """What the mean paired gain must exceed, and the numbers it was made from."""
+    """What the mean paired gain must exceed, and the numbers it was made from.
+
+    Attributes:
+        value: The sum of what the policies ask.
+        because: Their numbers, by name.
+        floor: A loss beyond which nothing is accepted, whatever the sum.
+    """
 
     value: float = 0.0
     because: Mapping[str, Any] = field(default_factory=dict)
+    floor: float = -math.inf
+
+    @property
+    def level(self) -> float:
+        """The sum, but not below the floor."""
+        return max(self.value, self.floor)
 
     def __add__(self, other: Threshold) -> Threshold:
-        return Threshold(self.value + other.value, {**self.because, **other.because})
+        return Threshold(self.value + other.value, {**self.because, **other.because}, max(self.floor, other.floor))
 
 
 @dataclass(frozen=True)
@@ -234,6 +248,7 @@ class StepRecord:
         incumbent: Id of the candidate the step started from.
         minibatch: The examples it ran on.
         loss: Mean loss of the incumbent there, `top of score_range - score`.
+        top_score: The top of `score_range`.
         gradients: One for each predictor that the critic had something to say about.
         requests: What the proposer was asked, policies included, by predictor.
         candidates: The candidates that passed all constraints.
@@ -251,6 +266,7 @@ class StepRecord:
     incumbent: str
     minibatch: tuple[str, ...]
     loss: float
+    top_score: float = 1.0
     gradients: tuple[TextualGradient, ...] = ()
     requests: tuple[UpdateRequest, ...] = ()
     candidates: tuple[Candidate, ...] = ()
@@ -262,6 +278,11 @@ class StepRecord:
     best_score: float = 0.0
     unparsed: int = 0
     spent: Spending = Spending()
+
+    @property
+    def score(self) -> float:
+        """Mean score of the incumbent on the minibatch."""
+        return self.top_score - self.loss
 
     @property
     def accepted(self) -> bool:

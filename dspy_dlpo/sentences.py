@@ -24,6 +24,7 @@ _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？।؟)\]}>\"'”’`|]\s*$")
 _CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t]*$")
 _JSON = json.JSONDecoder()
 _ALIKE = 0.75
+_NEGATIONS = {"no", "not", "never", "without", "t", "cannot", "unless", "except", "neither", "nor"}
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,16 @@ def count_edits(old: Sequence[str], new: Sequence[str]) -> int:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two sentences have at least three quarters of their words in common: they say the same.
+    """Whether two sentences say the same: three quarters of their words in common, and the same numbers and negations.
 
-    >>> alike("Write the size in brackets, such as [M].", "Write the size in brackets, such as [L].")
+    >>> alike("Write the size in brackets, please.", "Write the size in brackets.")
     True
+    >>> alike("Always name the month and the year.", "Never name the month and the year.")
+    False
     """
     words = [set(re.findall(r"\w+", text.lower())) for text in (one, other)]
+    if any(word in _NEGATIONS or word.isdecimal() for word in words[0] ^ words[1]) or not words[0]:
+        return False
     return len(words[0] & words[1]) >= _ALIKE * len(words[0] | words[1])
 
 

@@ -34,7 +34,7 @@ class Progress:
             word = "accepted" if record.accepted else "refused"
             outcome = f"{word} ({record.trial.gain:+.3f} on {len(record.trial.differences)} examples)"
         tqdm.write(
-            f"DLPO: step {record.step + 1}{self._steps}: incumbent loss {record.loss:.3f} on {len(record.minibatch)}, "
+            f"DLPO: step {record.step + 1}{self._steps}: incumbent {record.score:.3f} on {len(record.minibatch)}, "
             f"{outcome}; best {record.best_score:.3f} on the valset; "
             f"{record.spent.metric_calls}{self._budget} metric calls",
             file=sys.stderr,

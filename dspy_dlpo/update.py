@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import dspy
 
 from dspy_dlpo.asking import Asker, Question
-from dspy_dlpo.backward import fenced, quotes
-from dspy_dlpo.data import Data
+from dspy_dlpo.backward import fenced
 from dspy_dlpo.forward import shorten
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, UpdateRequest
@@ -20,13 +20,12 @@ from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
 from dspy_dlpo.tokens import count_tokens
 
 _SYNONYMS = {"insert": "add", "modify": "replace", "remove": "delete"}
-_EDIT_LINE = re.compile(
-    r"""^[\s>*\-•\d.)]*(?P<op>add|insert|replace|modify|delete|remove)\b[\s*]*
-    (?:(?:after|sentence|number|\#)\s*)*(?P<number>\d+)?\s*(?:with|by|:|-|\||\s)*
-    (?P<text>.*?)\s*(?:[|,;]?\s*\bBECAUSE\b:?\s*(?P<reason>.*))?$""",
-    re.IGNORECASE | re.VERBOSE,
+_OP = re.compile(
+    r"^[\s>*\-•\d.)]*(add|insert|replace|modify|delete|remove)\b[\s*]*(?:(?:after|sentence|number|#)\s*)*(\d+)?",
+    re.IGNORECASE,
 )
-_QUOTES = "\"'“”‘’«»`"
+_LEAD = re.compile(r"(?:\s|:|-|\||\bwith\b|\bby\b)+", re.IGNORECASE)
+_QUOTED = re.compile(r"""["“](.*)["”][\s.,;|]*(?:BECAUSE\b:?\s*(.*))?$""", re.IGNORECASE)
 _MAX_DIRECTIVE_POINTS = 12
 
 
@@ -66,7 +65,7 @@ class Update:
 
     Args:
         ask: The proposer.
-        data: The examples, which no edit may quote.
+        copies: Whether a sentence copies an example, which no edit may.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         protection: Finds protected text.
         num_candidates: Candidates per step, those that policies propose not counted.
@@ -77,7 +76,7 @@ class Update:
     def __init__(
         self,
         ask: Asker,
-        data: Data,
+        copies: Callable[[str], bool],
         read_back: Callable[[str, str], str],
         protection: Protection,
         *,
@@ -86,7 +85,7 @@ class Update:
         max_chars: int = 8000,
     ) -> None:
         self.ask = ask
-        self._data = data
+        self._copies = copies
         self._read_back = read_back
         self._protection = protection
         self._num_candidates = num_candidates
@@ -117,19 +116,17 @@ class Update:
                 Edit("add", len(request.sentences) - 1, point.text, "the critic's own sentence")
                 for point in request.gradient.points
             ]
-            names = {name for point in request.gradient.points for name in point.examples}
-            values = [str(value) for name in sorted(names) for value in self._data[name].values()]
-            pool = allowed(proposed, request, values, dropped)
-            own = allowed(criticised, request, values, Counter())
+            pool = allowed(proposed, request, self._copies, dropped)
+            own = allowed(criticised, request, self._copies, dropped)
             rng = random.Random(f"{self._seed}/update/{step}/{request.predictor}")
             choices[request.predictor] = choose(pool, own, request.max_edits, self._num_candidates, rng)
         candidates = []
         for number in range(self._num_candidates):
             chosen = {name: each[number] for name, each in choices.items() if number < len(each)}
-            candidates.append(self._candidate(incumbent, requests, chosen))
+            candidates.append(self._candidate(incumbent, requests, chosen, dropped))
         for request, edits in extra:
-            chosen = {request.predictor: tuple(allowed(edits, request, (), dropped)[: request.max_edits])}
-            candidates.append(self._candidate(incumbent, [request], chosen))
+            chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
+            candidates.append(self._candidate(incumbent, [request], chosen, dropped))
         distinct = {candidate.id: candidate for candidate in candidates if candidate.id != incumbent.id}
         return Proposals(tuple(distinct.values()), dict(dropped))
 
@@ -141,25 +138,30 @@ class Update:
         inputs = {
             "instruction": shorten(numbered(request.sentences), self._max_chars),
             "criticism": fenced(shorten(criticism, self._max_chars)),
-            "limits": "\n".join(limits(request)),
+            "limits": shorten("\n".join(limits(request)), self._max_chars),
         }
         return Question(f"proposer/{step}/{request.predictor}", ProposeEdits, inputs)
 
     def _candidate(
-        self, incumbent: Candidate, requests: Sequence[UpdateRequest], chosen: Mapping[str, Sequence[Edit]]
+        self,
+        incumbent: Candidate,
+        requests: Sequence[UpdateRequest],
+        chosen: Mapping[str, Sequence[Edit]],
+        dropped: Counter[str],
     ) -> Candidate:
         instructions, edits = dict(incumbent.instructions), {}
         for request in requests:
-            kept = list(chosen.get(request.predictor, ()))
-            while kept:
-                text = self._read_back(request.predictor, apply(request.sentences, kept))
-                units, _ = self._protection.split(request.predictor, text)
-                if holds(text, units, request):
-                    instructions[request.predictor] = text
-                    edits[request.predictor] = tuple(kept)
-                    break
-                kept.pop()
+            name = request.predictor
+            kept = fitting(chosen.get(name, ()), request, partial(self._stored, name), dropped)
+            if kept:
+                instructions[name] = self._stored(name, apply(request.sentences, kept))[0]
+                edits[name] = tuple(kept)
         return Candidate(instructions, incumbent.id, edits)
+
+    def _stored(self, predictor: str, text: str) -> tuple[str, Sequence[str]]:
+        """Return an instruction as DSPy reads it back, and its units."""
+        text = self._read_back(predictor, text) if text.strip() else ""  # DSPy would put in a text of its own.
+        return text, self._protection.split(predictor, text)[0]
 
 
 def limits(request: UpdateRequest) -> list[str]:
@@ -178,7 +180,9 @@ def limits(request: UpdateRequest) -> list[str]:
     return [*words, *request.directives]
 
 
-def allowed(edits: Sequence[Edit], request: UpdateRequest, values: Sequence[str], dropped: Counter[str]) -> list[Edit]:
+def allowed(
+    edits: Sequence[Edit], request: UpdateRequest, copies: Callable[[str], bool], dropped: Counter[str]
+) -> list[Edit]:
     """Return the edits that keep the constraints one by one, and count the others by rule.
 
     An added or replacing text of several sentences becomes one edit for each of them.
@@ -198,14 +202,39 @@ def allowed(edits: Sequence[Edit], request: UpdateRequest, values: Sequence[str]
                 dropped["protected text"] += 1
             elif single.op in ("add", "replace") and not _is_new(single, request, kept):
                 dropped["nothing new"] += 1
-            elif quotes(single.text, values):
-                dropped["quotes an example"] += 1
+            elif copies(single.text):
+                dropped["copies an example"] += 1
             else:
                 kept.append(single)
                 if changes:
                     touched.add(single.at)
     if request.max_edits is not None and len(kept) > request.max_edits:
         dropped["more edits than allowed"] += len(kept) - request.max_edits
+    return kept
+
+
+def fitting(
+    edits: Sequence[Edit],
+    request: UpdateRequest,
+    stored: Callable[[str], tuple[str, Sequence[str]]],
+    dropped: Counter[str],
+) -> list[Edit]:
+    """Return the edits that together keep every constraint: all of them, else as many as fit one after another.
+
+    Args:
+        edits: At most as many as the cap.
+        request: Has the constraints.
+        stored: What a text becomes when DSPy has stored it, and its units.
+        dropped: Counts those left out.
+    """
+    if not edits or holds(*stored(apply(request.sentences, edits)), request):
+        return list(edits)
+    kept: list[Edit] = []
+    for edit in edits:
+        if holds(*stored(apply(request.sentences, [*kept, edit])), request):
+            kept.append(edit)
+        else:
+            dropped["breaks a limit together with the others"] += 1
     return kept
 
 
@@ -250,24 +279,38 @@ def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:
     Returns:
         The edits in the order of the reply. Lines that are no edits are left out if there is any edit.
     """
-    edits = []
-    for line in reply.splitlines():
-        if not (match := _EDIT_LINE.match(line)):
-            continue
-        op = match["op"].lower()
-        op = _SYNONYMS.get(op, op)
-        text, reason = match["text"].strip(), (match["reason"] or "").strip()
-        if text.startswith('"') and text.count('"') == 1:
-            continue  # The reply was cut off.
-        text = text.strip(_QUOTES).strip()
-        number = int(match["number"]) - 1 if match["number"] else None
-        if op == "add":
-            edits.append(Edit("add", len(sentences) - 1 if number is None else number, text, reason))
-        elif number is not None and (text or op == "delete"):
-            edits.append(Edit(op, number, text if op == "replace" else "", reason))  # type: ignore[arg-type]
-    if edits or not reply.strip() or _EDIT_LINE.match(reply.strip().splitlines()[0]):
-        return edits
+    lines = [_edit(line, len(sentences)) for line in reply.splitlines()]
+    if any(is_edit for is_edit, _ in lines) or not reply.strip():
+        return [edit for _, edit in lines if edit is not None]
     return [replace(edit, reason="from a whole rewrite") for edit in align(sentences, split(reply.strip()))]
+
+
+def _edit(line: str, num_sentences: int) -> tuple[bool, Edit | None]:
+    """Return whether a line has the form of an edit, and the edit, if it is complete."""
+    match = _OP.match(line)
+    if not match:
+        return False, None
+    op = _SYNONYMS.get(match[1].lower(), match[1].lower())
+    number = int(match[2]) - 1 if match[2] else None
+    rest = line[match.end() :]
+    if not (match[1].isupper() or number is not None or rest.lstrip()[:1] in (":", "|", '"', "“")):
+        return False, None  # "Add the numbers." is a sentence of an instruction.
+    rest = rest[lead.end() :] if (lead := _LEAD.match(rest)) else rest
+    if rest[:1] in ('"', "“"):
+        quoted = _QUOTED.match(rest)
+        if not quoted:
+            return True, None  # The reply was cut off.
+        text, reason = quoted[1], quoted[2] or ""
+    else:
+        text, _, reason = rest.partition("BECAUSE")
+    text, reason = text.strip(" |,;"), reason.strip(" :")
+    if op == "add":
+        return True, Edit("add", num_sentences - 1 if number is None else number, text, reason)
+    if number is None or (op == "replace" and not text):
+        return True, None
+    return True, Edit("replace", number, text, reason) if op == "replace" else Edit(
+        "delete", number, "", reason or text
+    )
 
 
 def numbered(sentences: Sequence[str]) -> str:

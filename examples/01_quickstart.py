@@ -81,6 +81,7 @@ def main() -> None:
         max_metric_calls=arguments.max_metric_calls,
         batch_size=5,
         max_trial_examples=10,
+        show_gold=False,  # The reviewer's notes are all there is.
         num_threads=num_threads,
         seed=arguments.seed,
     )

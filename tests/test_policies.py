@@ -172,7 +172,16 @@ def test_annealing_cools_at_every_step_and_refuses_large_drops_outright() -> Non
     policy = TextualSimulatedAnnealing(schedules.exponential(64, 0.5), max_drop=0.3)
     because = [policy.threshold(CANDIDATE, INCUMBENT, {}, StepContext(step, 0)).because for step in range(3)]
     assert [each["temperature"] for each in because] == [64, 32, 16]
-    assert min(threshold(policy, 0, seed) for seed in range(100)) == -0.3
+    drawn = [policy.threshold(CANDIDATE, INCUMBENT, {}, StepContext(0, seed)) for seed in range(100)]
+    assert min(each.level for each in drawn) == -0.3
+    assert min((each + Threshold(-1.0)).level for each in drawn) == -0.3
+
+
+def test_annealing_follows_the_score_range_unless_told_a_temperature() -> None:
+    percent = StepContext(0, 0, width=100.0)
+    default, told = (TextualSimulatedAnnealing(t).threshold(CANDIDATE, INCUMBENT, {}, percent) for t in (None, 0.1))
+    assert default.because["temperature"] == 5.0
+    assert told.because["temperature"] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -214,6 +223,15 @@ def test_decay_is_that_of_the_paper_unless_told_otherwise() -> None:
         TextualLearningRateDecay(3)  # type: ignore[arg-type]
 
 
+def test_decay_never_falls_below_one_edit_and_is_not_fooled_by_rounding() -> None:
+    for schedule in (schedules.exponential(5, 0.5), schedules.step(5, 0.5, 2), schedules.linear(3, 0, 5)):
+        assert narrow(TextualLearningRateDecay(schedule), step=9).max_edits == 1
+    straight = TextualLearningRateDecay(schedules.linear(26, 1, 25))
+    assert [narrow(straight, step=step).max_edits for step in range(26)] == list(range(26, 0, -1))
+    with pytest.raises(ValueError, match="`schedule` must return at least 0, but returned nan at step 7"):
+        narrow(TextualLearningRateDecay(lambda step: float("nan") if step == 7 else 3), step=7)
+
+
 # Momentum.
 
 
@@ -221,12 +239,17 @@ def test_momentum_adds_a_recurring_complaint_to_the_one_of_this_step() -> None:
     policy = TextualMomentum()
     past = record(gradients=(gradient("Give the size as one letter.", examples=("train:1", "train:2")),))
     request = UpdateRequest("self", ("One.",), gradient("Give the size as one letter!", "Be kind."))
+    assert narrow(policy, request=request) == request
     narrowed = narrow(policy, policy.learn(past, policy.init()), request=request)
     assert [(point.text, point.weight) for point in narrowed.gradient.points] == [
         ("Give the size as one letter!", 3),
         ("Be kind.", 1),
     ]
     assert narrowed.memory == ()
+    state: Any = {}
+    for _ in range(5):  # The same example, over and over.
+        state = policy.learn(record(gradients=(gradient("Give the size as one letter."),)), state)
+    assert narrow(policy, state, request=request).gradient.points[0].weight == 3
 
 
 def test_momentum_forgets_with_age_and_shows_the_heaviest_first() -> None:
@@ -274,7 +297,7 @@ def test_contrast_shows_what_helped_and_what_did_harm_once_each() -> None:
 def test_contrast_ignores_differences_that_the_data_do_not_support() -> None:
     policy = TextualContrastiveLearning()
     assert policy.learn(record(0.0), {}) == {}
-    assert policy.learn(record(0.1, size=2), {}) == {}
+    assert policy.learn(record(0.1, size=1), {}) == {}
     assert policy.learn(record(0.1, size=100), {}) != {}
 
 
@@ -313,9 +336,11 @@ def test_regularization_prunes_sentence_after_sentence_on_a_plateau() -> None:
     request = UpdateRequest("self", REQUEST.sentences, GRADIENT, frozen=frozenset({0}))
     tried = []
     for step in range(5):
-        tried.append([[edit.at for edit in edits] for edits in policy.propose(request, state, StepContext(step, 0))])
-        state = policy.learn(record(-0.1), state)
-    assert tried == [[], [], [[1], [1, 2]], [[2], [2]], [[1], [1, 2]]]
+        proposed = policy.propose(request, state, StepContext(step, 0))
+        tried.append([[edit.at for edit in edits] for edits in proposed])
+        pruned = tuple(Candidate({"self": str(edits)}, INCUMBENT.id, {"self": edits}) for edits in proposed)
+        state = policy.learn(record(-0.1, requests=(request,), candidates=(CANDIDATE, *pruned)), state)
+    assert tried == [[], [], [[1], [1, 2]], [[2]], []]
     assert policy.propose(request, policy.learn(record(0.1), state), StepContext(6, 0)) == ()
 
 

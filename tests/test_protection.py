@@ -50,6 +50,18 @@ def test_tool_protocol_of_react_is_protected_without_being_asked() -> None:
     assert frozen(student)["extract.predict"] == []
 
 
+def test_protocol_is_found_in_a_subclass_and_after_the_task_was_changed() -> None:
+    class MyReAct(dspy.ReAct):
+        pass
+
+    for kind in (dspy.ReAct, MyReAct):
+        student = kind(Oracle, tools=[search])
+        text = student.react.signature.instructions.replace("Answer the question.", "Answer well. Be kind.")
+        student.react.signature = student.react.signature.with_instructions(text)
+        (protocol,) = frozen(student)["react"]
+        assert text == "Answer well. Be kind.\n\n" + protocol
+
+
 def test_protocol_of_rlm_is_protected_too() -> None:
     found = frozen(dspy.RLM("question -> answer"))
     assert all(parts for parts in found.values())

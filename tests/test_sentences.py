@@ -125,6 +125,17 @@ def test_no_edits_leave_every_unit_as_it_was(text: str) -> None:
     assert apply(split(text), []) == text.rstrip()
 
 
-def test_sentences_with_most_words_in_common_are_alike() -> None:
-    assert alike("End with the colour, such as #red.", "End with the colour, such as #blue.")
-    assert not alike("When the topic is alpha, answer 11.", "When the topic is beta, answer 22.")
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Write the size in square brackets, please.", "Write the size in square brackets.", True),
+        ("When the topic is alpha, answer 11.", "When the topic is beta, answer 22.", False),
+        ("Always include the name of the sender.", "Never include the name of the sender.", False),
+        ("Flag amounts above 100 euros to us.", "Flag amounts above 500 euros to us.", False),
+        ("!!", "??", False),
+    ],
+)
+def test_sentences_are_alike_with_most_words_and_all_numbers_and_negations_in_common(
+    one: str, other: str, same: bool
+) -> None:
+    assert alike(one, other) is alike(other, one) is same

@@ -37,7 +37,7 @@ def propose(
     text = "".join(asked.sentences)
     update = Update(
         lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]
-        {"train:0": {"question": "the number of legs of a cat"}},  # type: ignore[arg-type]
+        lambda sentence: "legs of a cat" in sentence,
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
         num_candidates=num_candidates,
@@ -58,6 +58,11 @@ def propose(
         ("Remove 3", [Edit("delete", 2)]),
         ("Here are my edits:\nDELETE 1\nI hope this helps.", [Edit("delete", 0)]),
         ("REPLACE 2, BECAUSE: no text at all", []),
+        (
+            'ADD "Refuse because policy forbids it." BECAUSE x',
+            [Edit("add", 2, "Refuse because policy forbids it.", "x")],
+        ),
+        ('ADD "Answer only "yes" or "no"."', [Edit("add", 2, 'Answer only "yes" or "no".')]),
         ('DELETE 1\nADD "Be brief and do not', [Edit("delete", 0)]),
         ("", []),
     ],
@@ -71,6 +76,11 @@ def test_whole_rewrite_is_turned_into_edits() -> None:
     assert [(edit.op, edit.at, edit.text) for edit in edits] == [("replace", 1, "Think twice."), ("add", 2, "Be kind.")]
 
 
+def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
+    edits = parse_edits("Add the numbers, then double them.\nDelete nothing.", ("Read. ",))
+    assert [edit.text for edit in edits if edit.text] == ["Add the numbers, then double them.", "Delete nothing."]
+
+
 @pytest.mark.parametrize(
     ("edit", "rule"),
     [
@@ -78,12 +88,12 @@ def test_whole_rewrite_is_turned_into_edits() -> None:
         (Edit("delete", 7), "no such sentence"),
         (Edit("add", 2, "Think about it!"), "nothing new"),
         (Edit("add", 2, "  "), "nothing new"),
-        (Edit("add", 2, "Give the number of legs of a cat as four."), "quotes an example"),
+        (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
     ],
 )
 def test_edit_that_breaks_a_rule_is_dropped_and_counted(edit: Edit, rule: str) -> None:
     dropped: Counter[str] = Counter()
-    assert allowed([edit], request(frozen=frozenset({0})), ["the number of legs of a cat"], dropped) == []
+    assert allowed([edit], request(frozen=frozenset({0})), lambda sentence: "legs of a cat" in sentence, dropped) == []
     assert dropped == {rule: 1}
 
 
@@ -193,6 +203,18 @@ def test_edits_of_policies_become_candidates_within_the_same_limits() -> None:
     extra = [(asked, (Edit("delete", 0),)), (asked, (Edit("delete", 1),))]
     (candidate,) = propose(None, asked, extra=extra).candidates
     assert candidate.instructions["self"] == "Read the question. Answer in one word."
+
+
+def test_edits_that_fit_survive_one_that_does_not() -> None:
+    long = "word " * 60
+    proposals = propose(f'ADD "{long}." \nADD "Be brief."\nDELETE 2', request(max_tokens=30), 1)
+    (candidate,) = proposals.candidates
+    assert candidate.instructions["self"] == "Read the question. Answer in one word.\nBe brief."
+    assert proposals.dropped == {"breaks a limit together with the others": 1}
+
+
+def test_deleting_every_sentence_is_no_candidate() -> None:
+    assert propose("DELETE 1", request("Be kind."), 1).candidates == ()
 
 
 def test_every_limit_is_told_to_the_proposer() -> None:

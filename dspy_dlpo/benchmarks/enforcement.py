@@ -2,8 +2,8 @@
 
     python -m dspy_dlpo.benchmarks.enforcement
 
-Each request has an instruction with a protected sentence, a criticism, and all limits at once: one or two edits at most,
-a random half of the sentences frozen, a limit on tokens. The model is asked for edits, in the words that a run uses,
+Each request has an instruction with a protected sentence, a criticism, and all limits at once: one or two edits, a
+random half of the sentences frozen, a limit on tokens. The model is asked for edits, in the words that a run uses,
 and for the whole instruction rewritten. What it wrote is applied as it is and checked; then as `Update` applies it.
 """
 
@@ -22,7 +22,7 @@ from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Point, TextualGradient, UpdateRequest
 from dspy_dlpo.sentences import Edit, apply, count_edits
 from dspy_dlpo.tokens import count_tokens
-from dspy_dlpo.update import ProposeEdits, allowed, holds, limits, numbered, parse_edits
+from dspy_dlpo.update import ProposeEdits, allowed, fitting, limits, numbered, parse_edits
 
 RULES = ("bound on edits", "frozen sentences", "protected text", "max_tokens")
 INSTRUCTIONS = (
@@ -90,13 +90,9 @@ def broken_rules(text: str, request: UpdateRequest, protection: Protection, prot
 
 def enforced(edits: Sequence[Edit], request: UpdateRequest, protection: Protection) -> str | None:
     """Return the text that keeps every rule, as `Update` makes it; None if no edit is left."""
-    kept = allowed(edits, request, (), Counter())[: request.max_edits]
-    while kept:
-        text = apply(request.sentences, kept)
-        if holds(text, protection.split("self", text)[0], request):
-            return text
-        kept.pop()
-    return None
+    kept = allowed(edits, request, lambda sentence: False, Counter())[: request.max_edits]
+    kept = fitting(kept, request, lambda text: (text, protection.split("self", text)[0]), Counter())
+    return apply(request.sentences, kept) if kept else None
 
 
 def measure(signature: type[dspy.Signature], num_requests: int) -> Counter[str]:

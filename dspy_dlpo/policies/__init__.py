@@ -12,14 +12,17 @@ from dspy_dlpo.policies.dropout import TextualDropout
 from dspy_dlpo.policies.learning_rate import TextualLearningRate
 from dspy_dlpo.policies.momentum import TextualMomentum
 from dspy_dlpo.policies.regularization import TextualRegularization
+from dspy_dlpo.schedules import exponential
 
 PRESETS: dict[str, Callable[[], list[Policy]]] = {
     "none": list,
     "default": lambda: [TextualLearningRate(4), TextualSimulatedAnnealing()],
+    "robust": lambda: [TextualLearningRate(3), TextualDropout(0.3), TextualSimulatedAnnealing()],
+    "concise": lambda: [TextualLearningRate(4), TextualRegularization(price=5e-4, patience=1)],
     "paper": lambda: [
         TextualLearningRate(5),
         TextualDropout(),
-        TextualSimulatedAnnealing(),
+        TextualSimulatedAnnealing(exponential(1.0, 0.5), max_drop=0.3),
         TextualLearningRateDecay(),
         TextualMomentum(),
         TextualContrastiveLearning(),

@@ -18,8 +18,8 @@ class TextualSimulatedAnnealing(Policy):
 
     Args:
         temperature: On the scale of the metric, at least 0: at `temperature=0.05` a drop of 0.05 is accepted with
-            probability 0.37. A constant, or a schedule called with the run's step index (from 0). Default: from 0.05,
-            times 0.7 at each step.
+            probability 0.37. A constant, or a schedule called with the run's step index (from 0). Default: from 0.05
+            of the score range, times 0.7 at each step.
         max_drop: A drop larger than this is refused whatever the draw; None for no such rule.
 
     Raises:
@@ -35,25 +35,24 @@ class TextualSimulatedAnnealing(Policy):
     """
 
     def __init__(self, temperature: float | Schedule | None = None, max_drop: float | None = None) -> None:
-        self.temperature = exponential(0.05, 0.7) if temperature is None else temperature
+        self.temperature = temperature
         self.max_drop = max_drop
-        if not callable(self.temperature):
-            self._temperature(0)
+        if not callable(temperature):
+            self._temperature(StepContext(0, 0))
         if max_drop is not None and not max_drop >= 0:
             raise ValueError(f"`max_drop` must be at least 0, but got max_drop={max_drop}. Use None for no such rule.")
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
         """Draw the threshold."""
-        temperature = self._temperature(ctx.step)
+        temperature = self._temperature(ctx)
         draw = 1.0 - ctx.rng(self.name).random()  # In (0, 1], so that its logarithm exists.
-        value = temperature * math.log(draw)
-        if self.max_drop is not None:
-            value = max(value, -self.max_drop)
-        return Threshold(value, {"temperature": temperature, "draw": draw})
+        floor = -math.inf if self.max_drop is None else -self.max_drop
+        return Threshold(temperature * math.log(draw), {"temperature": temperature, "draw": draw}, floor)
 
-    def _temperature(self, step: int) -> float:
-        value = as_schedule(self.temperature)(step)
+    def _temperature(self, ctx: StepContext) -> float:
+        default = exponential(0.05 * ctx.width, 0.7)
+        value = as_schedule(default if self.temperature is None else self.temperature)(ctx.step)
         if not (value >= 0 and math.isfinite(value)):
-            where = f" at step {step}" if callable(self.temperature) else ""
+            where = f" at step {ctx.step}" if callable(self.temperature) else ""
             raise ValueError(f"`temperature` must be at least 0, but got temperature={value}{where}.")
         return value

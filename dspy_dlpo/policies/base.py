@@ -21,10 +21,12 @@ class StepContext:
     Attributes:
         step: The run's step index, from 0.
         seed: The run's seed.
+        width: Width of the metric's score range.
     """
 
     step: int
     seed: int
+    width: float = 1.0
 
     def rng(self, policy: str, predictor: str = "") -> random.Random:
         """Return the random numbers of one policy at this step: a hash of seed, policy, step and predictor.

@@ -10,8 +10,6 @@ from statistics import variance
 from dspy_dlpo.policies.base import Policy, State, StepContext
 from dspy_dlpo.records import Contrast, StepRecord, UpdateRequest
 
-_PRIOR = 0.25
-
 
 class TextualContrastiveLearning(Policy):
     """Show the proposer what set better instructions apart from worse ones, to take up and to avoid.
@@ -77,5 +75,6 @@ def _clear(differences: Sequence[float], margin: float) -> bool:
     size = len(differences)
     if not any(differences):
         return False
-    spread = ((size - 1) * variance(differences) if size > 1 else 0.0) + _PRIOR
+    prior = max(map(abs, differences)) ** 2  # So that a short run of equal differences does not look certain.
+    spread = ((size - 1) * variance(differences) if size > 1 else 0.0) + prior
     return abs(sum(differences) / size) > margin * math.sqrt(spread) / size

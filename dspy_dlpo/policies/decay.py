@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from dspy_dlpo.policies.learning_rate import TextualLearningRate
-from dspy_dlpo.schedules import Schedule, linear
+from dspy_dlpo.schedules import Schedule, as_schedule, linear
 
 
 class TextualLearningRateDecay(TextualLearningRate):
     """Let the bound on a step's edits follow a schedule: explore first, refine later.
 
     Args:
-        schedule: From the run's step index (from 0) to a number of edits, at least 1, rounded down; see
+        schedule: From the run's step index (from 0) to a number of edits, rounded down; below 1 it counts as 1. See
             `dspy_dlpo.schedules` for linear, cosine, exponential, step and warm-up. Default: 5, 4, 3, 2, 1, 1, ...
 
     Raises:
         TypeError: If it is not callable.
-        ValueError: At the step where it returns less than 1.
+        ValueError: At the step where it returns something that is not a finite number of at least 0.
 
     References:
         Peng et al., DLPO, arXiv 2503.13413; the authors' code is `max(lr - step, 1)`, the default here with lr=5.
@@ -26,3 +28,9 @@ class TextualLearningRateDecay(TextualLearningRate):
         if not callable(schedule):
             raise TypeError(f"`schedule` must be a function of the step, but got {schedule!r}. Try schedules.linear.")
         super().__init__(schedule)
+
+    def _cap(self, step: int) -> int:
+        value = as_schedule(self.max_edits)(step)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"`schedule` must return at least 0, but returned {value} at step {step}.")
+        return max(int(value + 1e-9), 1)

@@ -8,15 +8,15 @@ from dspy_dlpo.schedules import Schedule, as_schedule
 
 
 class TextualLearningRate(Policy):
-    """Bound the number of sentences one step may edit.
+    """Bound the number of sentences of an instruction that one step may edit.
 
     Plays the part of the step size: a small rate keeps what already works, a large one explores. Each added, deleted
     or modified sentence is one edit; a moved one is one edit too. The bound is held in code, whatever the model
     writes: of the edits proposed, a candidate takes at most this many.
 
     Args:
-        max_edits: Edits allowed per step, in sentences, at least 1. A constant, or a schedule called with the run's
-            step index (from 0), rounded down.
+        max_edits: Edits allowed per step and predictor, in sentences, at least 1. A constant, or a schedule called with
+            the run's step index (from 0), rounded down.
 
     Raises:
         ValueError: At construction if a constant is below 1, or at the step where a schedule returns such a value.
@@ -39,4 +39,4 @@ class TextualLearningRate(Policy):
         if not value >= 1:
             where = f" at step {step}" if callable(self.max_edits) else ""
             raise ValueError(f"`max_edits` must be at least 1, but got max_edits={value}{where}.")
-        return int(value)
+        return int(value + 1e-9)  # A schedule may compute 3 as 2.9999.

@@ -42,13 +42,12 @@ class TextualMomentum(Policy):
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Add what the memory holds to the points of this step, and show the heaviest others."""
-        remembered = [Point(text, tuple(examples)) for text, _, examples in state.get(request.predictor, ())]
+        remembered = [Point(text, (), weight) for text, weight in state.get(request.predictor, ())]
         points, rest = [], remembered
         for point in request.gradient.points:
             same = [other for other in rest if alike(point.text, other.text)]
             rest = [other for other in rest if other not in same]
-            examples = dict.fromkeys(name for each in (point, *same) for name in each.examples)
-            points.append(replace(point, examples=tuple(examples)))
+            points.append(replace(point, past=point.past + sum(other.past for other in same)))
         said = [other for other in rest if any(alike(other.text, sentence) for sentence in request.sentences)]
         gradient = replace(request.gradient, points=tuple(sorted(points, key=lambda point: -point.weight)))
         memory = [*request.memory, *(other for other in rest if other not in said)]
@@ -57,18 +56,16 @@ class TextualMomentum(Policy):
     def learn(self, record: StepRecord, state: State) -> State:
         """Let the memory fade, and add the points of the step."""
         after = {
-            predictor: [[text, weight * self.decay, examples] for text, weight, examples in points]
-            for predictor, points in state.items()
+            predictor: [[text, weight * self.decay] for text, weight in points] for predictor, points in state.items()
         }
         for gradient in record.gradients:
             points = after.setdefault(gradient.predictor, [])
             for point in gradient.points:
                 same = next((known for known in points if alike(known[0], point.text)), None)
                 if same is None:
-                    points.append([point.text, float(point.weight), list(point.examples)])
+                    points.append([point.text, float(len(point.examples))])
                 else:
-                    same[1] += point.weight
-                    same[2] = list(dict.fromkeys([*same[2], *point.examples]))[-2 * self.max_points :]
+                    same[1] += len(point.examples)
         return {
             predictor: sorted((p for p in points if p[1] >= _FORGOTTEN), key=lambda p: -p[1])[: self.max_points]
             for predictor, points in after.items()

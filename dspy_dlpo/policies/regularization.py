@@ -9,6 +9,8 @@ from dspy_dlpo.records import Candidate, StepRecord, Threshold, UpdateRequest
 from dspy_dlpo.sentences import Edit
 from dspy_dlpo.tokens import count_tokens
 
+_PRUNED = "its removal does not lower the score"
+
 
 class TextualRegularization(Policy):
     """Keep instructions short: a price per token, a hard limit, a wish to simplify, and pruning.
@@ -19,8 +21,8 @@ class TextualRegularization(Policy):
     lower the score goes.
 
     Args:
-        price: What a token costs, on the scale of the metric, at least 0. At 0.0001 a sentence of 20 tokens must gain
-            0.002.
+        price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
+            of 20 tokens must gain 0.002.
         max_tokens: Most tokens of one instruction, held in code; None for no limit.
         growth: The proposer is asked to simplify once an instruction is this many times as long as the student's.
         patience: Steps without an accepted candidate after which pruning begins; None for no pruning.
@@ -59,7 +61,7 @@ class TextualRegularization(Policy):
                         f"but got max_tokens={self.max_tokens}."
                     )
         lengths = {request.predictor: count_tokens("".join(request.sentences)) for request in requests}
-        return {"lengths": lengths, "refused": 0}
+        return {"lengths": lengths, "refused": 0, "needed": []}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Set the limit, and ask to simplify what has grown."""
@@ -75,19 +77,29 @@ class TextualRegularization(Policy):
             for name, text in candidate.instructions.items()
             if text != incumbent.instructions[name]
         )
-        return Threshold(self.price * added, {"price": self.price, "added_tokens": added})
+        return Threshold(self.price * ctx.width * added, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """On a plateau, propose to leave out the next sentence, and the next two."""
-        free = [index for index in range(len(request.sentences)) if index not in request.frozen]
-        waited = state.get("refused", 0) - (self.patience or 0)
-        if self.patience is None or waited < 0 or len(request.sentences) < 2 or not free:
+        """On a plateau, propose to leave out the next sentence that has not been tried, and the next two."""
+        untried = [
+            index
+            for index, sentence in enumerate(request.sentences)
+            if index not in request.frozen and sentence.strip() not in state.get("needed", ())
+        ]
+        if self.patience is None or state.get("refused", 0) < self.patience or len(request.sentences) < 2:
             return ()
-        first = free[waited % len(free)]
-        groups = [[first], [index for index in (first, first + 1) if index in free]]
-        reason = "pruned: its removal did not lower the score"
-        return [tuple(Edit("delete", index, reason=reason) for index in group) for group in groups[: len(free)]]
+        groups = [untried[:size] for size in (1, 2) if size <= len(untried)]
+        return [tuple(Edit("delete", index, reason=_PRUNED) for index in group) for group in groups]
 
     def learn(self, record: StepRecord, state: State) -> State:
-        """Count the steps since the last acceptance."""
-        return {**state, "refused": 0 if record.accepted else state.get("refused", 0) + 1}
+        """Count the steps since the last acceptance, and note the sentences that could not be spared."""
+        if record.accepted:
+            return {**state, "refused": 0, "needed": []}
+        sentences = {request.predictor: request.sentences for request in record.requests}
+        needed = [
+            sentences[predictor][edits[0].at].strip()
+            for candidate in record.candidates
+            for predictor, edits in candidate.edits.items()
+            if len(edits) == 1 and edits[0].reason == _PRUNED
+        ]
+        return {**state, "refused": state.get("refused", 0) + 1, "needed": [*state.get("needed", ()), *needed]}

@@ -1,0 +1,60 @@
+"""The copy guard: an instruction holds rules, not training examples."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from dspy_dlpo.data import Data
+
+_SPAN = 8
+_ANSWER_CHARS = 3
+
+
+class CopyGuard:
+    """Tells whether a sentence carries a span of 8 or more words of a train input, or an answer only one example has.
+
+    Labels and terms that examples share are rules, not copies. Case, spacing and punctuation do not count. What the
+    student's own instructions say is no copy either.
+
+    Args:
+        data: The examples. All train examples are read once, when the first sentence is checked.
+        instructions: The student's instructions.
+    """
+
+    def __init__(self, data: Data, instructions: Iterable[str]) -> None:
+        self._data = data
+        self._own = " ".join(_words(" ".join(instructions)))
+        self._spans: set[str] | None = None
+        self._answers: dict[int, set[str]] = {}
+
+    def copies(self, sentence: str) -> bool:
+        """Whether the sentence copies an example."""
+        if self._spans is None:
+            self._read()
+        words = _words(sentence)
+        spans = self._spans or set()
+        return any(span in spans for span in _grams(words, _SPAN)) or any(
+            gram in answers for size, answers in self._answers.items() for gram in _grams(words, size)
+        )
+
+    def _read(self) -> None:
+        self._spans, counts = set(), Counter[str]()
+        for name in self._data.trainset:
+            example = self._data[name]
+            for value in example.inputs().values():
+                self._spans.update(_grams(_words(str(value)), _SPAN))
+            counts.update({" ".join(_words(str(value))) for value in example.labels().values()})
+        for answer, number in counts.items():
+            if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:
+                self._answers.setdefault(len(answer.split()), set()).add(answer)
+        self._spans -= set(_grams(self._own.split(), _SPAN))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _grams(words: list[str], size: int) -> list[str]:
+    return [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]

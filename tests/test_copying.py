@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import dspy
+import pytest
+
+from dspy_dlpo.copying import CopyGuard
+from dspy_dlpo.data import prepare
+
+EXAMPLES = [
+    dspy.Example(question="One two three four five six seven eight nine ten?", answer=answer).with_inputs("question")
+    for answer in ("not enough information given", "not enough information given", "48151", "The Red Fox", "no")
+]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "copied"),
+    [
+        ("If it says two three four, five six: seven EIGHT nine, say so.", True),
+        ("If it says two three four five six seven eight, say so.", False),
+        ("The answer may be 48151.", True),
+        ("Mention the  red fox.", True),
+        ("Answer: not enough information given.", False),
+        ("Do not guess; no is an answer.", False),
+        ("Be brief.", False),
+    ],
+)
+def test_spans_of_inputs_and_answers_of_one_example_are_copies_and_shared_labels_are_not(
+    sentence: str, copied: bool
+) -> None:
+    guard = CopyGuard(prepare(EXAMPLES, None, 0), ["Answer the question."])
+    assert guard.copies(sentence) is copied
+
+
+def test_what_the_student_says_is_no_copy() -> None:
+    assert not CopyGuard(prepare(EXAMPLES, None, 0), ["Beware of the red fox."]).copies("The red fox is wily.")
