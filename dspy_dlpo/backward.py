@@ -96,7 +96,7 @@ class Backward:
         return tuple(TextualGradient(predictor, merge_points(points)) for predictor, points in found.items() if points)
 
     def _complaint(self, rollout: Rollout) -> str:
-        parts = [rollout.feedback, rollout.error and f"The program failed: {rollout.error}"]
+        parts = [rollout.feedback, rollout.error and f"The run failed: {rollout.error}"]
         if not any(parts):
             parts.append(f"The result scored {rollout.score:g}; the best possible score is {self._top_score:g}.")
         if self._show_gold:

@@ -289,6 +289,6 @@ def check_first_minibatch(rollouts: Sequence[Rollout]) -> None:
     """
     if rollouts and all(rollout.error and "AdapterParseError" not in rollout.error for rollout in rollouts):
         raise RuntimeError(
-            f"The program failed on all {len(rollouts)} examples of the first minibatch, so there is nothing to learn "
-            f"from. The first error was: {rollouts[0].error}"
+            f"Program or metric failed on all {len(rollouts)} examples of the first minibatch, which leaves nothing to "
+            f"learn from. The first error was: {rollouts[0].error}"
         )

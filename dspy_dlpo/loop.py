@@ -21,6 +21,7 @@ from dspy_dlpo.sentences import Edit
 from dspy_dlpo.update import Update
 
 MAX_IDLE_STEPS = 10
+BUDGET_SPENT = "the budget is spent"
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ class Loop:
                 spent = self.budget.spent.metric_calls
                 record = self.step(walk)
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
-                walk.stopped = self.reason_to_stop(walk, idle)
+                walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
                 self.ledger.add_step(record)
                 self.on_step(record)
         except BudgetSpent:
-            walk.stopped = "the budget is spent"
+            walk.stopped = BUDGET_SPENT
         self.choose(walk)
         return walk
 
@@ -138,11 +139,16 @@ class Loop:
             why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
             return self.learn(walk, replace(record, skipped=why))
 
-        race, trial = self.try_out(walk, candidates, minibatch, ctx)
-        if trial.accepted:
-            walk.incumbent = walk.seen[trial.candidate]
-            self.validate(walk)
-        return self.learn(walk, replace(record, race=race, trial=trial))
+        try:
+            race, trial = self.try_out(walk, candidates, minibatch, ctx)
+            record = replace(record, race=race, trial=trial)
+            if trial.accepted:
+                walk.incumbent = walk.seen[trial.candidate]
+                self.validate(walk)
+        except BudgetSpent:
+            walk.stopped = BUDGET_SPENT
+            record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
+        return self.learn(walk, record)
 
     def narrow(self, walk: Walk, gradient: TextualGradient, ctx: StepContext) -> UpdateRequest:
         """Ask for an update of one predictor, within what all policies allow."""

@@ -116,10 +116,13 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise ValueError(f"`{name}` must be an integer of at least {low}, but got {name}={value!r}.")
-        if len(score_range) != 2 or not score_range[0] < score_range[1]:
+        numbers = isinstance(score_range, (list, tuple)) and [isinstance(each, (int, float)) for each in score_range]
+        if numbers != [True, True] or not score_range[0] < score_range[1]:
             raise ValueError(f"`score_range` must be (lowest, highest), but got score_range={score_range!r}.")
         if failure_score is not None and not score_range[0] <= failure_score <= score_range[1]:
             raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score}.")
+        if not isinstance(seed, int):
+            raise TypeError(f"`seed` must be an integer, but got seed={seed!r}.")
         if not 0.5 < confidence < 1:
             raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={confidence}. 0.95 is usual.")
         Metric(metric, score_range)

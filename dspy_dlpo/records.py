@@ -255,7 +255,8 @@ class StepRecord:
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
         race: For each candidate its mean gain on the first examples of the trial.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
-        skipped: Why the step ended early: `perfect minibatch`, `no gradient`, `no usable edit`; empty otherwise.
+        skipped: Why the step ended early: `perfect minibatch`, `no gradient`, `no usable edit`, `the budget is
+            spent`; empty otherwise.
         best: Id of the best candidate on the valset after the step.
         best_score: Its mean score on the validation examples it was scored on.
         unparsed: Replies of critic and proposer that could not be parsed even when asked for again.

@@ -77,6 +77,8 @@ def test_metric_calls_never_exceed_the_budget(lm: dspy.LM, make: Any, limit: int
     optimizer = make(metric=counting, max_metric_calls=limit)
     result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(15, 100)).detailed_results
     assert counting.calls <= limit
+    assert result.stopped == "the budget is spent"
+    assert [record.step for record in result.history] == list(range(len(result.history)))
     assert result.num_val_examples[0] == result.num_val_examples[result.best_idx] == 15
 
 
@@ -474,7 +476,11 @@ def test_regularization_prunes_a_useless_sentence_on_a_plateau(lm: dspy.LM, make
         ({"policies": [TextualLearningRate]}, TypeError, "forget the parentheses"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1, but got batch_size=0"),
         ({"num_steps": 2.5}, ValueError, "`num_steps` must be an integer"),
+        ({"policies": TextualLearningRate()}, TypeError, "must be a list of policies or the name of a preset"),
+        ({"policies": None}, TypeError, "must be a list of policies or the name of a preset"),
         ({"score_range": (1, 0)}, ValueError, "`score_range` must be"),
+        ({"score_range": 5}, ValueError, "`score_range` must be"),
+        ({"seed": "x"}, TypeError, "`seed` must be an integer"),
         ({"failure_score": -1}, ValueError, "`failure_score` must be in"),
         ({"confidence": 95}, ValueError, r"`confidence` must be in \(0.5, 1\), but got confidence=95"),
         ({"prompt_model": "gpt-4o"}, TypeError, r"Use prompt_model=dspy.LM"),
@@ -628,7 +634,7 @@ def test_run_folder_of_other_settings_is_refused(
 
 
 def test_no_key_is_written_to_disk(make: Any, tmp_path: Path) -> None:
-    lm = dspy.LM("openai/gpt-4o", api_key="sk-very-secret")
+    lm = dspy.LM("openai/gpt-4o", api_key="sk-very-secret", num_retries=0)
     with dspy.context(lm=scripted_lm()):
         student = dspy.Predict(Oracle)
         make(num_steps=1, log_dir=tmp_path, prompt_model=scripted_lm(), critic_model=scripted_lm()).compile(

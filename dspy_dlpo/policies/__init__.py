@@ -42,6 +42,8 @@ def as_policies(policies: str | Sequence[Policy]) -> tuple[Policy, ...]:
         if policies not in PRESETS:
             raise ValueError(f"`policies` must be a list or one of {sorted(PRESETS)}, but got {policies!r}.")
         return tuple(PRESETS[policies]())
+    if not isinstance(policies, (list, tuple)):
+        raise TypeError(f"`policies` must be a list of policies or the name of a preset, but got {policies!r}.")
     for policy in policies:
         if not isinstance(policy, Policy):
             hint = " Did you forget the parentheses?" if isinstance(policy, type) else ""
