@@ -66,13 +66,15 @@ def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | N
             if not getattr(example, "_input_keys", None):
                 raise ValueError(f"{kind}[{index}] has no inputs. Name them with example.with_inputs('question', ...).")
     if valset:
-        names = [f"train:{index}" for index in range(len(trainset))], [f"val:{index}" for index in range(len(valset))]
-        return Data(trainset, valset, tuple(names[0]), tuple(names[1]), "given")
+        train = [f"train:{index}" for index in range(len(trainset))]
+        val = [f"val:{index}" for index in range(len(valset))]
+        random.Random(f"{seed}/valset").shuffle(val)  # A comparison that stops early needs them in random order.
+        return Data(trainset, valset, tuple(train), tuple(val), "given")
     indices = list(range(len(trainset)))
     if len(trainset) < _HOLD_OUT_FROM:
         train, val, origin = indices, indices, "the trainset itself"
     else:
         random.Random(f"{seed}/hold out").shuffle(indices)
         size = min(int(len(trainset) * _HOLD_OUT_SHARE), _HOLD_OUT_MOST)
-        train, val, origin = sorted(indices[size:]), sorted(indices[:size]), "part of the trainset"
+        train, val, origin = sorted(indices[size:]), indices[:size], "part of the trainset"
     return Data(trainset, (), tuple(f"train:{i}" for i in train), tuple(f"val:{i}" for i in val), origin)
