@@ -66,7 +66,7 @@ def main() -> None:
     else:
         from dspy_dlpo.local import local_lm
 
-        lm = local_lm(max_tokens=120)
+        lm = local_lm(max_tokens=120, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
     num_threads = arguments.num_threads or (8 if arguments.model else 1)
     dspy.configure(lm=lm)
     trainset, valset, testset = load_orders()

@@ -49,7 +49,7 @@ def main() -> None:
     else:
         from dspy_dlpo.local import local_lm
 
-        lm = local_lm(max_tokens=120)
+        lm = local_lm(max_tokens=120, stop=["[[ ## completed"])
     dspy.configure(lm=lm)
     trainset, valset, _ = quickstart.load_orders()
     optimizer = DLPOOptimizer(
