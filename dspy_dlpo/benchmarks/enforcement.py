@@ -129,7 +129,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="as DSPy names it; default: the one on this machine")
-    parser.add_argument("--num-requests", type=int, default=40)
+    parser.add_argument("--num-requests", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.model:
         lm = dspy.LM(arguments.model)
