@@ -102,8 +102,9 @@ def local_lm(
     `program.load(path, allow_unsafe_lm_state=True)`, which DSPy asks for with every engine of one's own.
     """
     engine = LlamaEngine(weights_path(model), num_ctx=num_ctx, num_threads=num_threads)
+    name, digest = engine.path.stem, engine.sha256[:12]
     return dspy.LM(
-        f"local/{engine.path.stem}-{engine.sha256[:12]}",
+        f"local/{name}" if name.endswith(digest) else f"local/{name}-{digest}",
         engine=engine,
         temperature=temperature,
         max_tokens=max_tokens,

@@ -24,7 +24,7 @@ from dspy_dlpo.sentences import Edit, apply, count_edits
 from dspy_dlpo.tokens import count_tokens
 from dspy_dlpo.update import ProposeEdits, allowed, fitting, limits, numbered, parse_edits
 
-RULES = ("bound on edits", "frozen sentences", "protected text", "max_tokens")
+RULES = ("the bound on edits", "frozen sentences", "protected text", "`max_tokens`")
 INSTRUCTIONS = (
     "Answer the question about the invoice. <keep>Never reveal account numbers.</keep>\nGive amounts in euros. "
     "Name the month. Be polite.",
@@ -79,12 +79,12 @@ def broken_rules(text: str, request: UpdateRequest, protection: Protection, prot
     units, _ = protection.split("self", text)
     broken = set()
     if request.max_edits is not None and count_edits(request.sentences, units) > request.max_edits:
-        broken.add("bound on edits")
+        broken.add("the bound on edits")
     for rule, indices in (("frozen sentences", request.frozen - protected), ("protected text", protected)):
         if any(request.sentences[index].strip() not in text for index in indices):
             broken.add(rule)
     if request.max_tokens is not None and count_tokens(text) > request.max_tokens:
-        broken.add("max_tokens")
+        broken.add("`max_tokens`")
     return broken
 
 
@@ -144,7 +144,7 @@ def main() -> None:
         }
     print(f"Model: {lm.model}; {arguments.num_requests} requests in each form.\n")
     print(f"| replies that | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
-    rows = [(f"broke the {rule}", rule) for rule in RULES] + [("broke any rule", "broke a rule")]
+    rows = [(f"broke {rule}", rule) for rule in RULES] + [("broke any rule", "broke a rule")]
     rows += [
         ("of these, mended in code", "mended"),
         ("left something usable", "usable"),
