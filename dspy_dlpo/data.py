@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dspy
@@ -32,7 +32,7 @@ class Data:
 
     def __getitem__(self, name: str) -> dspy.Example:
         kind, _, index = name.partition(":")
-        given = self.given_valset if kind == "val" and self.given_valset else self.given_trainset
+        given = self.given_valset if kind == "val" else self.given_trainset
         return given[int(index)]
 
     def hash(self) -> str:
@@ -66,10 +66,9 @@ def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | N
             if not getattr(example, "_input_keys", None):
                 raise ValueError(f"{kind}[{index}] has no inputs. Name them with example.with_inputs('question', ...).")
     if valset:
-        train = [f"train:{index}" for index in range(len(trainset))]
-        val = [f"val:{index}" for index in range(len(valset))]
-        random.Random(f"{seed}/valset").shuffle(val)  # A comparison that stops early needs them in random order.
-        return Data(trainset, valset, tuple(train), tuple(val), "given")
+        order = list(range(len(valset)))
+        random.Random(f"{seed}/valset").shuffle(order)  # A comparison that stops early needs them in random order.
+        return Data(trainset, valset, _names("train", range(len(trainset))), _names("val", order), "given")
     indices = list(range(len(trainset)))
     if len(trainset) < _HOLD_OUT_FROM:
         train, val, origin = indices, indices, "the trainset itself"
@@ -77,4 +76,8 @@ def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | N
         random.Random(f"{seed}/hold out").shuffle(indices)
         size = min(int(len(trainset) * _HOLD_OUT_SHARE), _HOLD_OUT_MOST)
         train, val, origin = sorted(indices[size:]), indices[:size], "part of the trainset"
-    return Data(trainset, (), tuple(f"train:{i}" for i in train), tuple(f"val:{i}" for i in val), origin)
+    return Data(trainset, (), _names("train", train), _names("train", val), origin)
+
+
+def _names(kind: str, indices: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"{kind}:{index}" for index in indices)
