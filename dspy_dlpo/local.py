@@ -159,6 +159,10 @@ class LlamaEngine:
     def complete(self, request: Request) -> Response:
         """Answer one request. Honours temperature, top_p, top_k, max_tokens, stop and seed.
 
+        The beginning of a prompt that the last one had too is not computed again, which is most of the speed of a
+        program's calls, but can change the last digits of a probability. A request with a seed is computed as a whole,
+        so that its answer depends on nothing but itself.
+
         Raises:
             ContextLengthError: If the prompt leaves no room for an answer in `num_ctx`.
             UnsupportedFeatureError: If the request holds tools or anything that is not text.
@@ -178,6 +182,8 @@ class LlamaEngine:
             options["response_format"] = {"type": "json_object"}
         with self._lock:
             llama = self._load()
+            if config.seed is not None:
+                llama.reset()
             try:
                 reply = llama.create_chat_completion(
                     _messages(request), **{key: value for key, value in options.items() if value is not None}
