@@ -62,11 +62,14 @@ def main() -> None:
 
     start = time.perf_counter()
     if arguments.model:
-        lm = dspy.LM(arguments.model)
+        lm = prompt_model = dspy.LM(arguments.model)
     else:
         from dspy_dlpo.local import local_lm
 
-        lm = local_lm(max_tokens=120, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
+        lm = local_lm(max_tokens=48, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
+        prompt_model = lm.copy(max_tokens=120)
+    if arguments.prompt_model:
+        prompt_model = dspy.LM(arguments.prompt_model)
     num_threads = arguments.num_threads or (8 if arguments.model else 1)
     dspy.configure(lm=lm)
     trainset, valset, testset = load_orders()
@@ -77,7 +80,7 @@ def main() -> None:
     before = [float(score) for _, _, score in evaluate(program).results]
     optimizer = DLPOOptimizer(
         metric=review,
-        prompt_model=dspy.LM(arguments.prompt_model) if arguments.prompt_model else None,
+        prompt_model=prompt_model,
         max_metric_calls=arguments.max_metric_calls,
         batch_size=5,
         max_trial_examples=10,
