@@ -51,7 +51,7 @@ class DLPOResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""
-        return _plain(self)  # type: ignore[no-any-return]
+        return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
 
 
 class CandidatePrograms(Sequence[dict[str, Any]]):

@@ -220,7 +220,7 @@ def test_dropout_refuses_a_rate_out_of_range(rate: float) -> None:
 def test_decay_is_that_of_the_paper_unless_told_otherwise() -> None:
     assert [narrow(TextualLearningRateDecay(), step=step).max_edits for step in range(7)] == [5, 4, 3, 2, 1, 1, 1]
     with pytest.raises(TypeError, match="`schedule` must be a function of the step, but got 3"):
-        TextualLearningRateDecay(3)  # type: ignore[arg-type]
+        TextualLearningRateDecay(3)  # type: ignore[arg-type]  # Wrong on purpose.
 
 
 def test_decay_never_falls_below_one_edit_and_is_not_fooled_by_rounding() -> None:

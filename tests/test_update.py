@@ -36,7 +36,7 @@ def propose(
 ) -> Any:
     text = "".join(asked.sentences)
     update = Update(
-        lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]
+        lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]  # A stand-in.
         lambda sentence: "legs of a cat" in sentence,
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
