@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -47,13 +47,23 @@ class Asker:
         ledger: Where every reply is kept before it is used.
         budget: What is charged for it.
         num_threads: Requests in flight at once.
+        module: Answers in place of `dspy.Predict(signature)`: a callable that takes the signature's inputs and returns
+            something that has its outputs.
 
     Attributes:
         unparsed: Questions that remained without a reply.
     """
 
-    def __init__(self, lm: dspy.BaseLM, ledger: Ledger, budget: Budget, num_threads: int) -> None:
-        self._lm = lm.copy()
+    def __init__(
+        self,
+        lm: dspy.BaseLM,
+        ledger: Ledger,
+        budget: Budget,
+        num_threads: int,
+        module: Callable[..., Any] | None = None,
+    ) -> None:
+        self._lm = lm
+        self._module = module
         self._ledger = ledger
         self._budget = budget
         self._num_threads = num_threads
@@ -94,12 +104,13 @@ class Asker:
 
     def _ask(self, question: Question) -> tuple[dict[str, Any], Spending, LMError | None]:
         fields, failure = None, None
-        with metered(trace=[], lm=self._lm) as meter:
+        module = self._module or dspy.Predict(question.signature)
+        with metered(trace=[]) as meter:
             for attempt in range(2):
                 try:
-                    prediction = dspy.Predict(question.signature)(
-                        **question.inputs, config=self._config(question, attempt)
-                    )
+                    with dspy.context(lm=self._lm.copy(**self._config(question, attempt))):
+                        fields = _fields(module(**question.inputs), question)
+                    break
                 except AdapterParseError:
                     continue
                 except FATAL:
@@ -107,8 +118,6 @@ class Asker:
                 except LMError as error:
                     failure = error
                     break
-                fields = {name: str(prediction[name] or "") for name in question.signature.output_fields}
-                break
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:
@@ -117,3 +126,8 @@ class Asker:
             return {}
         rollout_id = int(question.key[:8], 16) + attempt
         return {"rollout_id": rollout_id, "temperature": 1.0} if attempt else {"rollout_id": rollout_id}
+
+
+def _fields(reply: Any, question: Question) -> dict[str, str]:
+    reply = reply if isinstance(reply, Mapping) else dict(getattr(reply, "items", dict)())
+    return {name: str(reply.get(name) or "") for name in question.signature.output_fields}

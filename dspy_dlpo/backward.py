@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dspy
 
 from dspy_dlpo.asking import Asker, Question
 from dspy_dlpo.data import Data
-from dspy_dlpo.forward import shorten
 from dspy_dlpo.records import Call, Candidate, Point, Rollout, TextualGradient
-from dspy_dlpo.sentences import alike, split
+from dspy_dlpo.sentences import alike, opposed, split
+from dspy_dlpo.tokens import count_tokens
+from dspy_dlpo.trace import shorten
 
 _NOTHING = {"", "none", "nothing", "n/a", "no", "no change", "no changes", "nothing is missing"}
+_PRAISE = re.compile(
+    r"(the|this|your|its|all)?\s*\w*\s*(is|are|was|were|looks?|seems?)\s+(already\s+|all\s+|very\s+)?"
+    r"(correct|right|good|great|fine|perfect|clear|excellent|complete|appropriate)\W*"
+    r"|(good|great|nice|excellent) job\W*|no (changes?|edits?) (is|are) (needed|necessary|required)\W*",
+    re.IGNORECASE,
+)
+_CALL_NUMBER = re.compile(r"(?:call\s*)?(\d+)(?:[.:)]\s*|\s+(?=`?\w+`?\s*:))", re.IGNORECASE)
+_INPUT_NAME = re.compile(r"`?(\w+)`?\s*:\s*")
 _MAX_POINTS_PER_REPLY = 8
+_MAX_CHUNK_TOKENS = 8000
 
 
 class Critique(dspy.Signature):  # type: ignore[misc]  # DSPy is untyped.
@@ -37,127 +48,207 @@ CritiqueWithInput = Critique.append(
     dspy.OutputField(desc='what should have been different in what the model was given; "nothing" if that was right'),
     str,
 )
+"""`Critique` of a call whose inputs were made by other predictors.
+
+Where several inputs were, each line of `input_complaint` begins with the name of one. Where several calls are shown,
+they are numbered: a line then begins with the number of its call, and a sentence ends with those it is for in brackets.
+"""
 
 
+@dataclass(frozen=True)
 class Backward:
     """Carries the complaint about each failing rollout back through its calls.
 
     The critic sees what the predictor was told, what it got, what it gave, and the complaint from downstream; it says
-    what the instruction lacks, and what should have been different in what the predictor got. The latter is the
-    complaint for the predictor that made that input. A predictor about which nobody complains gets no gradient. The
+    what the instruction lacks, and what should have been different in each input that another predictor made. The
+    latter is the complaint for that predictor. A predictor about which nobody complains gets no gradient. The
     complaint passes unchanged through predictors that are frozen or made on the fly.
 
-    One critic call per failing rollout and predictor; those of one depth run in parallel.
+    The metric's complaint goes to the predictors whose output no other uses; what it says on single predictors goes to
+    those; a reply of the wrong form is a complaint about the predictor that gave it, and about no other.
+
+    For each predictor one critic call per chunk of failing rollouts; predictors of which none feeds another are asked
+    about at the same time.
 
     Args:
         ask: The critic.
         data: The examples.
         show_gold: Whether the critic sees their labels.
         top_score: The score of a perfect rollout.
+        chunk_size: Failing rollouts in one critic call; fewer where they have more than 8,000 tokens together.
+        chain: False shows every predictor the metric's complaint and carries nothing back.
         max_chars: Characters of a call, and of a complaint, that the critic sees.
+
+    References:
+        The chain rule for text is TextGrad's (arXiv 2406.07496); DSPy programs, with their loops and branches, ask for
+        one on the level of predictors. DLPO (arXiv 2503.13413) has one prompt, and no chain.
     """
 
-    def __init__(self, ask: Asker, data: Data, *, show_gold: bool, top_score: float, max_chars: int = 4000) -> None:
-        self.ask = ask
-        self._data = data
-        self._show_gold = show_gold
-        self._top_score = top_score
-        self._max_chars = max_chars
+    ask: Asker
+    data: Data
+    show_gold: bool
+    top_score: float
+    chunk_size: int = 1
+    chain: bool = True
+    max_chars: int = 4000
 
-    def __call__(self, candidate: Candidate, failing: Sequence[Rollout], step: int) -> tuple[TextualGradient, ...]:
-        """Return the gradients of the predictors to blame, in the order of the candidate's predictors.
+    def __call__(
+        self, candidate: Candidate, failing: Sequence[Rollout], step: int
+    ) -> tuple[tuple[TextualGradient, ...], Mapping[str, int]]:
+        """Return the gradients of the predictors to blame, in the order of the candidate's predictors, and remarks.
 
         Args:
             candidate: The incumbent.
             failing: Its rollouts below the top score. Each of them reaches the critic.
             step: The run's step index.
         """
-        walks = [
-            _Walk.of(rollout, self._complaint(rollout)) for rollout in sorted(failing, key=lambda each: each.score)
-        ]
+        remarks: Counter[str] = Counter()
+        worst_first = sorted(failing, key=lambda rollout: rollout.score)
+        walks = [_Walk.of(rollout, self._complaint(rollout), self.chain) for rollout in worst_first]
         found: dict[str, list[Point]] = {name: [] for name in candidate.instructions}
-        for depth in range(max((len(walk.groups) for walk in walks), default=0)):
-            asked, questions = [], []
-            for walk in walks:
-                if depth >= len(walk.groups) or not walk.complaints[depth]:
-                    continue
-                if walk.groups[depth].predictor in candidate.instructions:
-                    asked.append(walk)
-                    questions.append(self._question(candidate, walk, depth, step))
+        for predictors in rounds(walks):
+            asked: list[tuple[str, Sequence[_Walk]]] = []
+            for name in predictors:
+                blamed = [walk for walk in walks if walk.complaints.get(name)]
+                if name in candidate.instructions:
+                    asked += [(name, chunk) for chunk in self._chunks(blamed, name)]
                 else:
-                    walk.pass_on(depth, walk.complaints[depth])
-            for walk, reply in zip(asked, self.ask(questions), strict=True):
-                if reply is None:
-                    continue
-                predictor = str(walk.groups[depth].predictor)
-                found[predictor] += [Point(text, (walk.rollout.example,)) for text in _points(reply["sentences"])]
-                if not _is_nothing(upstream := reply.get("input_complaint", "")):
-                    walk.pass_on(depth, [upstream])
-        return tuple(TextualGradient(predictor, merge_points(points)) for predictor, points in found.items() if points)
+                    for walk in blamed:
+                        walk.pass_on(name, walk.complaints[name])
+            questions = [self._question(candidate, name, chunk, step) for name, chunk in asked]
+            for (name, chunk), reply in zip(asked, self.ask(questions), strict=True):
+                if reply is not None:
+                    points = _points(reply["sentences"], [walk.rollout.example for walk in chunk], remarks)
+                    passed_on = _pass_on(reply.get("input_complaint", ""), name, chunk, remarks)
+                    remarks["nothing to change"] += not points and not passed_on
+                    found[name] += points
+            for walk in walks:
+                for name in predictors:
+                    walk.complaints.pop(name, None)
+        remarks["complaints that came too late in a loop"] = sum(len(walk.complaints) for walk in walks)
+        self._count(candidate, walks, remarks)
+        gradients = (_reduce(name, points, len(failing)) for name, points in found.items() if points)
+        return tuple(gradients), {remark: count for remark, count in remarks.items() if count}
 
     def _complaint(self, rollout: Rollout) -> str:
         parts = [rollout.feedback, rollout.error and f"The run failed: {rollout.error}"]
         if not any(parts):
-            parts.append(f"The result scored {rollout.score:g}; the best possible score is {self._top_score:g}.")
-        if self._show_gold:
-            labels = self._data[rollout.example].labels().items()
-            parts += [f"Expected {name}: {value}" for name, value in labels]
-        return "\n".join(part for part in parts if part)
+            parts.append(f"The result scored {rollout.score:g}; the best possible score is {self.top_score:g}.")
+        return "\n".join([*(part for part in parts if part), *self._labels(rollout)])
 
-    def _question(self, candidate: Candidate, walk: _Walk, depth: int, step: int) -> Question:
-        group = walk.groups[depth]
-        predictor = str(group.predictor)
+    def _labels(self, rollout: Rollout) -> list[str]:
+        labels = self.data[rollout.example].labels().items() if self.show_gold else ()
+        return [f"Expected {name}: {value}" for name, value in labels]
+
+    def _chunks(self, walks: Sequence[_Walk], predictor: str) -> Iterator[Sequence[_Walk]]:
+        chunk: list[_Walk] = []
+        tokens = 0
+        for walk in walks:
+            size = sum(map(count_tokens, self._case(walk, predictor)))
+            if chunk and (len(chunk) == self.chunk_size or tokens + size > _MAX_CHUNK_TOKENS):
+                yield chunk
+                chunk, tokens = [], 0
+            chunk.append(walk)
+            tokens += size
+        if chunk:
+            yield chunk
+
+    def _case(self, walk: _Walk, predictor: str) -> tuple[str, str]:
+        """Return the calls of a predictor in a rollout, and the complaint about them."""
+        calls = "\n\n".join(map(call_text, walk.calls[predictor]))
+        complaint = "\n".join(dict.fromkeys(walk.complaints[predictor]))
+        return shorten(calls, self.max_chars), shorten(complaint, self.max_chars)
+
+    def _question(self, candidate: Candidate, predictor: str, chunk: Sequence[_Walk], step: int) -> Question:
+        calls, complaints = zip(*(self._case(walk, predictor) for walk in chunk), strict=True)
         inputs = {
-            "instruction": shorten(candidate.instructions[predictor], self._max_chars),
-            "call": fenced(shorten("\n\n".join(map(_call_text, group.calls)), self._max_chars)),
-            "complaint": fenced(shorten("\n".join(walk.complaints[depth]), self._max_chars)),
+            "instruction": shorten(candidate.instructions[predictor], self.max_chars),
+            "call": fenced(_numbered("Call", calls)),
+            "complaint": fenced(_numbered("Call", complaints)),
         }
-        signature = CritiqueWithInput if group.sources else Critique
-        return Question(f"critic/{step}/{predictor}/{walk.rollout.example}", signature, inputs)
+        signature = CritiqueWithInput if any(walk.sources[predictor] for walk in chunk) else Critique
+        return Question(f"critic/{step}/{predictor}/{chunk[0].rollout.example}", signature, inputs)
 
-
-@dataclass
-class _Group:
-    """All calls of one predictor in a rollout; `sources` are the groups that made its inputs."""
-
-    predictor: str | None
-    calls: list[Call] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
+    @staticmethod
+    def _count(candidate: Candidate, walks: Sequence[_Walk], remarks: Counter[str]) -> None:
+        remarks["rollouts without a predictor call"] = sum(not walk.calls for walk in walks)
+        remarks["predictors that never ran"] = sum(
+            all(name not in walk.calls for walk in walks) for name in candidate.instructions
+        )
+        remarks["calls left out"] = sum(walk.rollout.num_calls - len(walk.rollout.calls) for walk in walks)
 
 
 @dataclass
 class _Walk:
-    """One rollout on its way back: its groups from the last to the first, and the complaints each has received."""
+    """One failing rollout: its calls by predictor, which inputs came from which predictors, and the complaints."""
 
     rollout: Rollout
-    groups: list[_Group]
-    complaints: list[list[str]]
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    sources: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    complaints: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rollout: Rollout, complaint: str) -> _Walk:
-        order: dict[str, list[int]] = {}
-        for index, call in enumerate(rollout.calls):
-            order.setdefault(call.predictor or f"made on the fly: {'/'.join(call.outputs)}", []).append(index)
-        indices = sorted(order.values(), key=lambda calls: -calls[-1])
-        groups = [_Group(rollout.calls[calls[0]].predictor, [rollout.calls[i] for i in calls]) for calls in indices]
-        for position, group in enumerate(groups):
-            earlier = range(position + 1, len(groups))
-            feeding = [other for other in earlier if _feeds(groups[other].calls, group.calls)]
-            group.sources = feeding or list(earlier[:1])
-        return cls(rollout, groups, [[complaint] if position == 0 else [] for position in range(len(groups))])
+    def of(cls, rollout: Rollout, complaint: str, chain: bool) -> _Walk:
+        walk = cls(rollout)
+        names = [call.predictor or f"made on the fly: {'/'.join(call.outputs)}" for call in rollout.calls]
+        for name, call in zip(names, rollout.calls, strict=True):
+            walk.calls.setdefault(name, []).append(call)
+            sources = walk.sources.setdefault(name, {})
+            for input_name, makers in call.sources.items() if chain else ():
+                known = sources.setdefault(input_name, [])
+                known += [names[maker] for maker in makers if names[maker] not in (name, *known)]
+        walk.sources = {name: {each: of for each, of in found.items() if of} for name, found in walk.sources.items()}
+        walk.complaints = {name: [complaint] for name in (walk._ends() if chain else walk.calls)}
+        for name, words in rollout.predictor_feedback.items():
+            walk.complaints[name] = [words, *walk.complaints.get(name, ())]
+        for name, calls in walk.calls.items():
+            errors = [call.error for call in calls if call.error]
+            if errors and name not in walk.complaints:  # The program went on without the reply.
+                walk.complaints[name] = errors
+        return walk
 
-    def pass_on(self, depth: int, complaints: Sequence[str]) -> None:
-        for source in self.groups[depth].sources:
-            self.complaints[source] += complaints
+    def _ends(self) -> list[str]:
+        """The predictors the metric's complaint goes to first."""
+        if self.rollout.error and (failed := [name for name, calls in self.calls.items() if calls[-1].error]):
+            return failed
+        used = {maker for inputs in self.sources.values() for makers in inputs.values() for maker in makers}
+        returned = [name for name, calls in self.calls.items() if any(call.returned for call in calls)]
+        return [name for name in self.calls if name not in used] or returned or list(self.calls)[-1:]
+
+    def pass_on(self, predictor: str, complaints: Sequence[str], input_name: str = "") -> bool:
+        """Complain to the makers of an input, or of all inputs if none is named; return whether there are any."""
+        inputs = self.sources[predictor]
+        makers = inputs.get(input_name, []) if input_name else [maker for each in inputs.values() for maker in each]
+        for maker in dict.fromkeys(makers):
+            self.complaints.setdefault(maker, []).extend(complaints)
+        return bool(makers)
 
 
-def _feeds(makers: Sequence[Call], users: Sequence[Call]) -> bool:
-    """Whether an output of one stands in an input of the other; DSPy keeps no graph, so the values tell."""
-    values = [value for call in makers for value in call.outputs.values() if len(value) > 1]
-    return any(value in given for call in users for given in call.inputs.values() for value in values)
+def rounds(walks: Sequence[_Walk]) -> Iterator[list[str]]:
+    """Yield the predictors from the last to the first; none of a round feeds another of it.
+
+    Where predictors feed each other in a loop, the one that was called last comes first.
+    """
+    users: dict[str, set[str]] = {}
+    last: dict[str, int] = {}
+    for walk in walks:
+        for name in walk.calls:
+            users.setdefault(name, set())
+        for name, inputs in walk.sources.items():
+            for maker in (maker for makers in inputs.values() for maker in makers):
+                users[maker].add(name)
+        for index, call in enumerate(walk.rollout.calls):
+            if call.predictor:
+                last[call.predictor] = max(index, last.get(call.predictor, 0))
+    waiting = sorted(users, key=lambda name: -last.get(name, 0))
+    while waiting:
+        ready = [name for name in waiting if not users[name].intersection(waiting)] or waiting[:1]
+        yield ready
+        waiting = [name for name in waiting if name not in ready]
 
 
-def _call_text(call: Call) -> str:
+def call_text(call: Call) -> str:
+    """Return what a predictor was given and what it answered, a field a line."""
     lines = [f"{name}: {value}" for name, value in {**call.inputs, **call.outputs}.items()]
     return "\n".join([*lines, call.error] if call.error else lines)
 
@@ -167,14 +258,73 @@ def fenced(text: str) -> str:
     return "<data>\n" + re.sub(r"<(/?\s*data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
 
 
+def _numbered(word: str, texts: Sequence[str]) -> str:
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"{word} {number}:\n{text}" for number, text in enumerate(texts, 1))
+
+
 def _is_nothing(text: str) -> bool:
     return text.strip().strip(".\"'").lower() in _NOTHING
 
 
-def _points(reply: str) -> list[str]:
-    sentences = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip() for line in reply.splitlines()]
-    units = [unit.strip() for sentence in sentences if not _is_nothing(sentence) for unit in split(sentence)]
-    return units[:_MAX_POINTS_PER_REPLY]
+def _points(reply: str, examples: Sequence[str], remarks: Counter[str]) -> list[Point]:
+    """Read the critic's sentences; one that ends with numbers in brackets is about those of the examples only."""
+    points = []
+    for line in reply.splitlines():
+        sentence = re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip()
+        about = (
+            re.search(r"\s*[\[(](?:calls? )?(\d+(?:(?:,| and)\s*\d+)*)[\])]\.?$", sentence) if examples[1:] else None
+        )
+        numbers = {int(number) for number in re.findall(r"\d+", about[1])} if about else set()
+        those = [example for number, example in enumerate(examples, 1) if number in numbers] or examples
+        sentence = sentence[: about.start()] if about else sentence
+        if _is_nothing(sentence):
+            continue
+        if _PRAISE.fullmatch(sentence):
+            remarks["praise"] += 1
+            continue
+        points += [Point(unit.strip(), tuple(those)) for unit in split(sentence)]
+    remarks["points left out"] += max(len(points) - _MAX_POINTS_PER_REPLY, 0)
+    return points[:_MAX_POINTS_PER_REPLY]
+
+
+def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counter[str]) -> bool:
+    """Carry what the critic says about the inputs to the predictors that made them; return whether it said anything.
+
+    A line may name the call it is about, and the input: `2 context: ...`.
+    """
+    passed_on = False
+    for line in filter(None, map(str.strip, reply.splitlines())):
+        walks, words = chunk, line
+        if (number := _CALL_NUMBER.match(line)) and len(chunk) > 1:
+            walks, words = chunk[int(number[1]) - 1 :][:1], line[number.end() :]
+            remarks["complaint about a call that does not exist"] += not walks
+        named = _INPUT_NAME.match(words)
+        if named and any(named[1] in call.inputs for walk in walks for call in walk.calls[predictor]):
+            name, words = named[1], words[named.end() :]
+        else:
+            name = ""
+        if _is_nothing(words):
+            continue
+        for walk in walks:
+            if walk.pass_on(predictor, [words], name):
+                passed_on = True
+            else:
+                remarks["complaint about an input that no predictor made"] += 1
+    return passed_on
+
+
+def _reduce(predictor: str, points: Sequence[Point], num_failing: int) -> TextualGradient:
+    merged = merge_points(points)
+    pairs = [(one.text, other.text) for place, one in enumerate(merged) for other in merged[place + 1 :]]
+    blaming = {example for point in points for example in point.examples}
+    return TextualGradient(
+        predictor,
+        merged,
+        contradictions=tuple(pair for pair in pairs if opposed(*pair)),
+        blame=len(blaming) / num_failing,
+    )
 
 
 def merge_points(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import (
-    AdapterParseError,
     LMAuthError,
     LMBillingError,
     LMConfigurationError,
@@ -24,13 +22,15 @@ from dspy.utils.exceptions import (
 from dspy_dlpo.budget import Budget, metered
 from dspy_dlpo.data import Data, place
 from dspy_dlpo.ledger import Ledger
-from dspy_dlpo.records import Call, Candidate, Rollout
+from dspy_dlpo.records import Candidate, Rollout
 from dspy_dlpo.threads import run_in_threads
+from dspy_dlpo.trace import Recorder, shorten
 
 FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 """Errors of a language model that no retry can mend: they end a run."""
 
 _MAX_PROGRAMS = 8
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,10 @@ class Metric:
             ValueError: If it returns NaN, an infinity, or a score outside `score_range`.
         """
         value = self.function(example, prediction, *[None] * (self.num_arguments - 2))
-        feedback = ""
-        if isinstance(value, dspy.Prediction) and "score" not in value:
-            value = None
+        feedback = _feedback(value)
+        if isinstance(value, dspy.Prediction):
+            value = value.get("score")
         elif hasattr(value, "score"):
-            feedback = str(getattr(value, "feedback", None) or "")
             value = value.score
         if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
             raise MetricError(
@@ -99,6 +98,31 @@ class Metric:
                 "Pass the lowest and highest score your metric gives as `score_range`."
             )
         return score, feedback
+
+    def on_predictors(
+        self, example: dspy.Example, prediction: Any, trace: Sequence[tuple[str | None, Any]], feedback: str
+    ) -> dict[str, str]:
+        """Return what a metric of GEPA's form says on each predictor, where it is not the feedback on the whole.
+
+        It is asked with the trace, the predictor's path and the predictor's own calls, as GEPA asks it; the score it
+        gives then does not count. These calls run no program and are not counted as metric calls.
+        """
+        words: dict[str, str] = {}
+        whole = [call for _, call in trace]
+        for name in dict.fromkeys(name for name, _ in trace if name is not None):
+            calls = [call for predictor, call in trace if predictor == name]
+            try:
+                said = _feedback(self.function(example, prediction, whole, name, calls))
+            except Exception as problem:  # noqa: BLE001 - The score is there; only a remark on a part is missing.
+                _logger.warning("`metric` raised %r when asked about predictor %s.", problem, name)
+                continue
+            if said and said != feedback:
+                words[name] = said
+        return words
+
+
+def _feedback(value: Any) -> str:
+    return str(getattr(value, "feedback", None) or "")
 
 
 class MetricError(ValueError, TypeError):
@@ -186,12 +210,17 @@ class Forward:
     def _run(self, program: dspy.Module, candidate: str, name: str) -> tuple[Rollout, bool]:
         """Return the rollout, and whether it was lost to a failing language model: then the ledger does not keep it."""
         example = self._examples[name]
-        recorder = Recorder(program, self._max_chars)
-        callbacks = [*dspy.settings.callbacks, recorder]
-        feedback, error, lost = "", "", False
+        recorder = Recorder(program, example.inputs(), self._max_chars)
+        traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
+        callbacks = [*dspy.settings.callbacks, recorder] if traced else dspy.settings.callbacks
+        prediction, feedback, error, lost = None, "", "", False
+        predictor_feedback: dict[str, str] = {}
         with metered(trace=[], callbacks=callbacks) as meter:
             try:
-                score, feedback = self._metric(example, program(**example.inputs()), name)
+                prediction = program(**example.inputs())
+                score, feedback = self._metric(example, prediction, name)
+                if traced and self._metric.num_arguments == 5 and score < self._metric.score_range[1]:
+                    predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)
             except (*FATAL, MetricError):
                 raise
             except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
@@ -203,7 +232,9 @@ class Forward:
             score=score,
             feedback=shorten(feedback, self._max_chars),
             error=shorten(error, self._max_chars),
-            calls=recorder.calls() if name.startswith("train:") else (),
+            calls=recorder.calls(prediction),
+            num_calls=recorder.num_calls,
+            predictor_feedback={each: shorten(text, self._max_chars) for each, text in predictor_feedback.items()},
             spent=replace(meter.spent, metric_calls=1),
         )
         return rollout, lost
@@ -216,70 +247,6 @@ def with_instructions(student: dspy.Module, candidate: Candidate) -> dspy.Module
         if name in candidate.instructions:
             predictor.signature = predictor.signature.with_instructions(candidate.instructions[name])
     return program
-
-
-class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
-    """Records every predictor call of one rollout, in order of their beginning, failed ones included.
-
-    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`.
-    """
-
-    def __init__(self, program: dspy.Module, max_chars: int) -> None:
-        named = program.named_predictors()
-        # A predictor that was deep-copied on the way (`dspy.Refine`) still has the signature of its original.
-        self._names = {id(predictor.signature): name for name, predictor in named}
-        self._names |= {id(predictor): name for name, predictor in named}
-        self._max_chars = max_chars
-        self._calls: dict[str, Call | None] = {}
-        self._begun: dict[str, tuple[dspy.Predict, Mapping[str, Any]]] = {}
-        self._lock = threading.Lock()
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Note that a call has begun."""
-        if isinstance(instance, dspy.Predict):
-            with self._lock:
-                self._calls[call_id] = None
-                self._begun[call_id] = (instance, inputs.get("kwargs", inputs))
-
-    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        """Record the call."""
-        with self._lock:
-            if call_id not in self._begun:
-                return
-            predictor, inputs = self._begun.pop(call_id)
-            fields = predictor.signature.input_fields
-            self._calls[call_id] = Call(
-                predictor=self._names.get(id(predictor), self._names.get(id(predictor.signature))),
-                inputs=self._texts({name: value for name, value in inputs.items() if name in fields}),
-                outputs=self._texts(dict(outputs.items())) if outputs is not None else {},
-                error=shorten(_call_error(exception), self._max_chars),
-            )
-
-    def calls(self) -> tuple[Call, ...]:
-        """Return the calls that have ended."""
-        with self._lock:
-            return tuple(call for call in self._calls.values() if call is not None)
-
-    def _texts(self, fields: Mapping[str, Any]) -> dict[str, str]:
-        return {name: shorten(str(value), self._max_chars) for name, value in fields.items()}
-
-
-def _call_error(exception: BaseException | None) -> str:
-    if exception is None:
-        return ""
-    if isinstance(exception, AdapterParseError):
-        expected = ", ".join(f"`{name}`" for name in exception.signature.output_fields)
-        return f"The reply did not hold the fields {expected} in the asked form. It was: {exception.lm_response}"
-    return f"{type(exception).__name__}: {exception}"
-
-
-def shorten(text: str, max_chars: int) -> str:
-    """Return a text of at most `max_chars` characters: its beginning and its end, and how much is left out between."""
-    if len(text) <= max_chars:
-        return text
-    mark = f" ... [{len(text) - max_chars} characters left out] ... "
-    room = max(max_chars - len(mark), 0)
-    return text[: room - room // 2] + mark[:max_chars] + text[len(text) - room // 2 :]
 
 
 def check_first_minibatch(rollouts: Sequence[Rollout]) -> None:

@@ -10,13 +10,14 @@ from operator import add
 from statistics import fmean
 
 from dspy_dlpo.acceptance import decide
-from dspy_dlpo.backward import Backward
+from dspy_dlpo.backward import Backward, call_text
 from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.forward import Forward, check_first_minibatch
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
-from dspy_dlpo.records import Candidate, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.records import Candidate, Rollout, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.selectors import ComponentSelector
 from dspy_dlpo.sentences import Edit
 from dspy_dlpo.update import Update
 
@@ -33,6 +34,7 @@ class Settings:
     num_steps: int | None
     batch_size: int
     max_trial_examples: int | None
+    max_passing: int
     score_range: tuple[float, float]
     confidence: float
     seed: int
@@ -65,6 +67,7 @@ class Loop:
         update: Turns gradients into candidates.
         protection: Finds protected text.
         policies: The strategies.
+        selector: Says which predictors move in a step.
         ledger: Where each step is kept.
         budget: What may be spent.
         settings: The numbers.
@@ -78,13 +81,14 @@ class Loop:
         update: Update,
         protection: Protection,
         policies: Sequence[Policy],
+        selector: ComponentSelector,
         ledger: Ledger,
         budget: Budget,
         settings: Settings,
         on_step: Callable[[StepRecord], None],
     ) -> None:
         self.forward, self.backward, self.update, self.protection = forward, backward, update, protection
-        self.policies, self.ledger, self.budget = policies, ledger, budget
+        self.policies, self.selector, self.ledger, self.budget = policies, selector, ledger, budget
         self.settings, self.on_step = settings, on_step
 
     def run(self, student: Candidate) -> Walk:
@@ -120,8 +124,9 @@ class Loop:
         failing = [rollout for rollout in rollouts if rollout.score < top]
         loss = top - fmean(rollout.score for rollout in rollouts)
         record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss, top)
-        gradients = self.backward(walk.incumbent, failing, index) if failing else ()
-        requests = [self.narrow(walk, gradient, ctx) for gradient in gradients]
+        gradients, remarks = self.backward(walk.incumbent, failing, index) if failing else ((), {})
+        passing = [rollout for rollout in rollouts if rollout not in failing][: self.settings.max_passing]
+        requests = [self.narrow(walk, gradient, ctx, passing) for gradient in self.selector(gradients, ctx)]
         own = self.own_proposals(walk, ctx)
         proposals = self.update(walk.incumbent, requests, index, own)
         candidates = proposals.candidates
@@ -129,6 +134,7 @@ class Loop:
         record = replace(
             record,
             gradients=gradients,
+            remarks=remarks,
             requests=tuple(
                 {request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()
             ),
@@ -150,9 +156,12 @@ class Loop:
             record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
         return self.learn(walk, record)
 
-    def narrow(self, walk: Walk, gradient: TextualGradient, ctx: StepContext) -> UpdateRequest:
-        """Ask for an update of one predictor, within what all policies allow."""
-        request = self.request(walk.incumbent, gradient)
+    def narrow(
+        self, walk: Walk, gradient: TextualGradient, ctx: StepContext, passing: Sequence[Rollout] = ()
+    ) -> UpdateRequest:
+        """Ask for an update of one predictor, within what all policies allow, beside what went right."""
+        calls = (call for rollout in passing for call in rollout.calls if call.predictor == gradient.predictor)
+        request = replace(self.request(walk.incumbent, gradient), passing=tuple(map(call_text, calls)))
         for policy, state in zip(self.policies, walk.states, strict=True):
             request = policy.narrow(request, state, ctx)
         return request

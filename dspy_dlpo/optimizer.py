@@ -27,6 +27,7 @@ from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
 from dspy_dlpo.result import CandidatePrograms, DLPOResult
+from dspy_dlpo.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.tracking import Progress
 from dspy_dlpo.update import Update
 
@@ -47,6 +48,15 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             critic goes by: give it when you can.
         prompt_model: The LM that writes candidates. Default: `dspy.settings.lm`, then the program's own.
         critic_model: The LM that criticises. Default: `prompt_model`.
+        critic: Takes the place of the critic: any callable or `dspy.Module` that takes and returns the fields of
+            `dspy_dlpo.backward.Critique`. It is called with `critic_model` as DSPy's LM.
+        proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.update.ProposeEdits`, likewise.
+        critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models, and is
+            what has been measured; more cost fewer calls.
+        chain: Whether complaints are carried back from predictor to predictor. If not, each predictor is shown what
+            the metric said of the whole.
+        component_selector: Which predictors move in a step: `"blame"` (the one blamed for most failing examples, and
+            others in proportion), `"round_robin"`, `"all"`, or a callable as in `dspy_dlpo.selectors`.
         policies: A preset (`"default"`, `"paper"`, `"robust"`, `"concise"`, `"none"`) or a list of policies.
         protect: Text of the instructions that must stay: strings, taken literally, and compiled patterns. So does text
             between `<keep>` and `</keep>`, and what DSPy's own modules (`ReAct`, `RLM`) wrote around theirs.
@@ -57,10 +67,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         batch_size: Train examples a step starts from. Default: 8, or the whole trainset if that is smaller.
         num_candidates: Candidates per step. All come from one proposer call per predictor.
         max_trial_examples: Most train examples on which a candidate meets the incumbent; None for the whole trainset.
+        max_passing: Passing examples of a minibatch that the proposer is shown, so that it does not break what works.
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
         confidence: How sure a comparison must be before it stops early, in (0.5, 1).
         show_gold: Whether the critic sees the labels of failing examples. Text of labels can then end up in prompts.
+            What the metric's feedback says, it sees in any case.
         num_threads: Rollouts and critic calls in flight at once. Default: DSPy's setting.
         seed: Decides every random choice. The same seed and the same replies give the same run, whatever
             `num_threads`.
@@ -83,6 +95,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         metric: Callable[..., Any],
         prompt_model: dspy.BaseLM | None = None,
         critic_model: dspy.BaseLM | None = None,
+        critic: Callable[..., Any] | None = None,
+        proposer: Callable[..., Any] | None = None,
+        critic_chunk_size: int = 1,
+        chain: bool = True,
+        component_selector: str | ComponentSelector = "blame",
         policies: str | Sequence[Policy] = "default",
         protect: Sequence[str | re.Pattern[str]] = (),
         auto: Literal["light", "medium", "heavy"] | None = None,
@@ -91,6 +108,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         batch_size: int | None = None,
         num_candidates: int = 2,
         max_trial_examples: int | None = 32,
+        max_passing: int = 1,
         score_range: tuple[float, float] = (0.0, 1.0),
         failure_score: float | None = None,
         confidence: float = 0.95,
@@ -112,6 +130,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ("batch_size", batch_size, 1),
             ("num_candidates", num_candidates, 1),
             ("max_trial_examples", max_trial_examples, 1),
+            ("critic_chunk_size", critic_chunk_size, 1),
+            ("max_passing", max_passing, 0),
             ("num_threads", num_threads, 1),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
@@ -133,9 +153,22 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         for name, model in (("prompt_model", prompt_model), ("critic_model", critic_model)):
             if model is not None and not isinstance(model, dspy.BaseLM):
                 raise TypeError(f"`{name}` must be a language model, but got {model!r}. Use {name}=dspy.LM(...).")
+        for name, module in (("critic", critic), ("proposer", proposer)):
+            if module is not None and not callable(module):
+                raise TypeError(f"`{name}` must be callable, but got {module!r}. ")
+        if not callable(component_selector) and component_selector not in SELECTORS:
+            raise ValueError(
+                f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "
+                f"but got {component_selector!r}."
+            )
         self.metric = metric
         self.prompt_model = prompt_model
         self.critic_model = critic_model
+        self.critic = critic
+        self.proposer = proposer
+        self.critic_chunk_size = critic_chunk_size
+        self.chain = chain
+        self.component_selector = component_selector
         self.policies = policies
         self.protect = protect
         self.auto = auto
@@ -144,6 +177,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.batch_size = batch_size
         self.num_candidates = num_candidates
         self.max_trial_examples = max_trial_examples
+        self.max_passing = max_passing
         self.score_range = score_range
         self.failure_score = failure_score
         self.confidence = confidence
@@ -205,22 +239,33 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
             )
             backward = Backward(
-                Asker(critic_model, ledger, budget, num_threads),
+                Asker(critic_model, ledger, budget, num_threads, self.critic),
                 data,
                 show_gold=self.show_gold,
                 top_score=self.score_range[1],
+                chunk_size=self.critic_chunk_size,
+                chain=self.chain,
             )
             update = Update(
-                Asker(prompt_model, ledger, budget, num_threads),
+                Asker(prompt_model, ledger, budget, num_threads, self.proposer),
                 CopyGuard(data, start.instructions.values()).copies,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
                 protection,
                 num_candidates=self.num_candidates,
                 seed=self.seed,
             )
-            policies = as_policies(self.policies)
-            on_step = progress or (lambda record: None)
-            loop = Loop(forward, backward, update, protection, policies, ledger, budget, settings, on_step)
+            loop = Loop(
+                forward,
+                backward,
+                update,
+                protection,
+                as_policies(self.policies),
+                selector if callable(selector := self.component_selector) else SELECTORS[selector],
+                ledger,
+                budget,
+                settings,
+                progress or (lambda record: None),
+            )
             walk = loop.run(start)
             result = self._result(walk, data, forward, budget)
         finally:
@@ -259,6 +304,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             num_steps=self.num_steps,
             batch_size=self.batch_size or min(_BATCH_SIZE, size),
             max_trial_examples=self.max_trial_examples,
+            max_passing=self.max_passing,
             score_range=self.score_range,
             confidence=self.confidence,
             seed=self.seed,
@@ -294,9 +340,17 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                     self.failure_score,
                     self.show_gold,
                     self.protect,
+                    self.critic_chunk_size,
+                    self.chain,
                 )
             ),
             "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),
+            "critic, proposer and component_selector": repr(
+                [
+                    _hash(_source(each if inspect.isroutine(each) else type(each)) + _text(_attributes(each)))
+                    for each in (self.critic, self.proposer, self.component_selector)
+                ]
+            ),
             "seed": repr(self.seed),
             "metric": _hash(_source(self.metric) + repr(_attributes(self.metric))),
             "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),

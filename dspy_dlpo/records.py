@@ -53,12 +53,16 @@ class Call:
         inputs: Value of each input field, shortened to the character limit of the run.
         outputs: Value of each output field; empty if the call failed.
         error: What was wrong with the reply, if the call failed.
+        sources: For each input that came from other calls, their indices in the rollout.
+        returned: Whether an output stands in what the program returned.
     """
 
     predictor: str | None
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     error: str = ""
+    sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    returned: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Rollout:
         error: The error that ended the run, empty if none did.
         calls: The predictor calls in the order in which they began.
         spent: What the run cost, calls of language models inside the metric included.
+        num_calls: How many predictor calls there were; of very many, not all are kept.
+        predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
     """
 
     candidate: str
@@ -82,6 +88,8 @@ class Rollout:
     error: str = ""
     calls: tuple[Call, ...] = ()
     spent: Spending = Spending()
+    num_calls: int = 0
+    predictor_feedback: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,19 @@ class Point:
 
 @dataclass(frozen=True)
 class TextualGradient:
-    """What the critic says the instruction of one predictor should change: its points, the most frequent first."""
+    """What the critic says the instruction of one predictor should change.
+
+    Attributes:
+        predictor: Its path.
+        points: What should change, the most frequent first.
+        contradictions: Pairs of points of which one says the opposite of the other.
+        blame: Share of the minibatch's failing rollouts for which the critic blamed this instruction.
+    """
 
     predictor: str
     points: tuple[Point, ...]
+    contradictions: tuple[tuple[str, str], ...] = ()
+    blame: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,7 @@ class UpdateRequest:
         frozen: Indices of sentences that must stay verbatim.
         memory: Points of earlier steps that still count, the heaviest first.
         contrasts: What set better instructions of this predictor apart from worse ones.
+        passing: Calls of this predictor in rollouts that went well.
         directives: Further wishes, in words.
     """
 
@@ -142,6 +160,7 @@ class UpdateRequest:
     frozen: frozenset[int] = frozenset()
     memory: tuple[Point, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    passing: tuple[str, ...] = ()
     directives: tuple[str, ...] = ()
 
     def narrowed(
@@ -250,6 +269,8 @@ class StepRecord:
         loss: Mean loss of the incumbent there, `top of score_range - score`.
         top_score: The top of `score_range`.
         gradients: One for each predictor that the critic had something to say about.
+        remarks: What the backward pass met besides, with counts: rollouts without a trace, predictors that never ran,
+            replies that praise everything or speak of inputs that do not exist, points and calls left out.
         requests: What the proposer was asked, policies included, by predictor.
         candidates: The candidates that passed all constraints.
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
@@ -269,6 +290,7 @@ class StepRecord:
     loss: float
     top_score: float = 1.0
     gradients: tuple[TextualGradient, ...] = ()
+    remarks: Mapping[str, int] = field(default_factory=dict)
     requests: tuple[UpdateRequest, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     dropped_edits: Mapping[str, int] = field(default_factory=dict)

@@ -13,11 +13,11 @@ import dspy
 
 from dspy_dlpo.asking import Asker, Question
 from dspy_dlpo.backward import fenced
-from dspy_dlpo.forward import shorten
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, UpdateRequest
 from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
 from dspy_dlpo.tokens import count_tokens
+from dspy_dlpo.trace import shorten
 
 _SYNONYMS = {"insert": "add", "modify": "replace", "remove": "delete"}
 _OP = re.compile(
@@ -46,6 +46,12 @@ class ProposeEdits(dspy.Signature):  # type: ignore[misc]  # DSPy is untyped.
     edits: str = dspy.OutputField(desc="one edit per line")
 
 
+ProposeEditsKeeping = ProposeEdits.insert(
+    2, "right", dspy.InputField(desc="calls that went right under the instruction, and must go right again"), str
+)
+"""`ProposeEdits` with calls that passed."""
+
+
 @dataclass(frozen=True)
 class Proposals:
     """What one update yields: candidates, edits of the model that the constraints kept out by rule."""
@@ -58,10 +64,10 @@ class Update:
     """Makes candidates from gradients, within what the policies allow.
 
     One proposer call per predictor returns a ranked pool of sentence edits; the critic's own sentences join it behind
-    them. A candidate is the incumbent plus edits chosen from the pool in code: the first holds the first ones up to
-    the cap, the second the critic's, the others seeded choices. So no candidate breaks the cap, a frozen sentence or a
-    user's limit, whatever the model wrote; a reply that is a whole new text is aligned with the old one and becomes
-    edits too.
+    them. A candidate is the incumbent plus edits chosen from the pool in code: the first ones up to the cap, the
+    critic's, or seeded choices, of all predictors that move or of one alone. So no candidate breaks the cap, a frozen
+    sentence or a user's limit, whatever the model wrote; a reply that is a whole new text is aligned with the old one
+    and becomes edits too.
 
     Args:
         ask: The proposer.
@@ -120,10 +126,11 @@ class Update:
             own = allowed(criticised, request, self._copies, dropped)
             rng = random.Random(f"{self._seed}/update/{step}/{request.predictor}")
             choices[request.predictor] = choose(pool, own, request.max_edits, self._num_candidates, rng)
-        candidates = []
-        for number in range(self._num_candidates):
-            chosen = {name: each[number] for name, each in choices.items() if number < len(each)}
-            candidates.append(self._candidate(incumbent, requests, chosen, dropped))
+        blamed = sorted(requests, key=lambda request: -request.gradient.blame)
+        candidates = [
+            self._candidate(incumbent, requests, plan, dropped)
+            for plan in plans(choices, [request.predictor for request in blamed])[: self._num_candidates]
+        ]
         for request, edits in extra:
             chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
             candidates.append(self._candidate(incumbent, [request], chosen, dropped))
@@ -132,15 +139,18 @@ class Update:
 
     def _question(self, request: UpdateRequest, step: int) -> Question:
         points = [*request.gradient.points, *request.memory][:_MAX_DIRECTIVE_POINTS]
-        criticism = "\n".join(
-            f"- {point.text}" + (f" ({point.weight} times)" if point.weight > 1 else "") for point in points
-        )
+        lines = [f"- {point.text}" + (f" ({point.weight} times)" if point.weight > 1 else "") for point in points]
+        lines += [f"Of these two, keep one: {one} / {other}" for one, other in request.gradient.contradictions]
+        criticism = "\n".join(lines)
         inputs = {
             "instruction": shorten(numbered(request.sentences), self._max_chars),
             "criticism": fenced(shorten(criticism, self._max_chars)),
             "limits": shorten("\n".join(limits(request)), self._max_chars),
         }
-        return Question(f"proposer/{step}/{request.predictor}", ProposeEdits, inputs)
+        if request.passing:
+            inputs["right"] = fenced(shorten("\n\n".join(request.passing), self._max_chars))
+        signature = ProposeEditsKeeping if request.passing else ProposeEdits
+        return Question(f"proposer/{step}/{request.predictor}", signature, inputs)
 
     def _candidate(
         self,
@@ -267,6 +277,22 @@ def choose(
         drawn = sorted(rng.sample(range(len(everything)), rng.randint(1, min(size, len(everything)))))
         choices.append(tuple(everything[index] for index in drawn))
     return list(dict.fromkeys(choice for choice in choices if choice))[:num_choices]
+
+
+def plans(
+    choices: Mapping[str, Sequence[tuple[Edit, ...]]], blamed: Sequence[str]
+) -> list[dict[str, tuple[Edit, ...]]]:
+    """Return which choices make a candidate together, by predictor.
+
+    First the first choices of all predictors; then those of each predictor alone, the most blamed first, so that a
+    wrong edit of one does not hide a right edit of another; then the second choices of all, and so on.
+    """
+    together = [
+        {name: each[number] for name, each in choices.items() if number < len(each)}
+        for number in range(max(map(len, choices.values()), default=0))
+    ]
+    alone = [{name: choices[name][0]} for name in blamed if choices[name] and len(blamed) > 1]
+    return [*together[:1], *alone, *together[1:]]
 
 
 def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:

@@ -9,40 +9,20 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import dspy
-from dspy.lm15 import Message, Request, Response, Usage
+
+from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, role_of
 
 SECRETS = {"alpha": "11", "beta": "22", "gamma": "33", "delta": "44", "omega": "55"}
-Answer = Callable[[str, str], str]
 
 
-class ScriptedEngine:
-    """Answers with `answer(system, user)` and logs every request."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.log: list[tuple[str, str]] = []
-        self._lock = threading.Lock()
-
-    def complete(self, request: Request) -> Response:
-        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
-        user = "\n".join(message.text or "" for message in request.messages)
-        with self._lock:
-            self.log.append((system, user))
-        text = self.answer(system, user)
-        usage = Usage(input_tokens=len(system + user), output_tokens=len(text))
-        return Response(
-            id=None, model=request.model, message=Message.assistant(text), finish_reason="stop", usage=usage
-        )
+class ScriptedEngine(SimulatedEngine):
+    """The engine of the world."""
 
     def count(self, role: str) -> int:
         return sum(role_of(system) == role for system, _ in self.log)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedEngine:
-        return self
 
     def dump_state(self) -> dict[str, Any]:
         return {}
@@ -52,30 +32,12 @@ class ScriptedEngine:
         return cls(world())
 
 
-def scripted_lm(answer: Answer | None = None, **kwargs: Any) -> dspy.LM:
-    kwargs = {"cache": False, "num_retries": 0, **kwargs}
-    return dspy.LM("scripted/model", engine=ScriptedEngine(answer or world()), **kwargs)
+def scripted_lm(script: Script | None = None, **settings: Any) -> dspy.LM:
+    settings = {"cache": False, "num_retries": 0, **settings}
+    return dspy.LM("scripted/model", engine=ScriptedEngine(script or world()), **settings)
 
 
-def role_of(system: str) -> str:
-    if "Write the sentences that are missing" in system:
-        return "critic"
-    return "proposer" if "Edit the instruction so that" in system else "program"
-
-
-def fields(**values: str) -> str:
-    """Return a reply in the form of DSPy's ChatAdapter."""
-    parts = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
-    return "\n\n".join([*parts, "[[ ## completed ## ]]"])
-
-
-def field(user: str, name: str) -> str:
-    """Return the value of an input field in a ChatAdapter message."""
-    found = re.search(rf"\[\[ ## {name} ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", user, re.DOTALL)
-    return found.group(1) if found else ""
-
-
-def world(critic: Answer | None = None, proposer: Answer | None = None, program: Answer | None = None) -> Answer:
+def world(critic: Script | None = None, proposer: Script | None = None, program: Script | None = None) -> Script:
     """Return the script of the world, with some roles played otherwise."""
 
     def answer(system: str, user: str) -> str:

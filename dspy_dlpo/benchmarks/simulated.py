@@ -1,0 +1,62 @@
+"""A language model that follows a script: for studying and testing optimisers without paying for calls."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+
+Script = Callable[[str, str], str]
+"""`(system, user) -> reply`: a reply may depend on nothing but the prompt."""
+
+
+class SimulatedEngine:
+    """An engine for `dspy.LM` that answers with a script and logs every request as `(system, user)`."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.log: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+
+    def complete(self, request: Request) -> Response:
+        """Answer one request; a token is a character."""
+        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
+        user = "\n".join(message.text or "" for message in request.messages)
+        with self._lock:
+            self.log.append((system, user))
+        text = self.script(system, user)
+        usage = Usage(input_tokens=len(system + user), output_tokens=len(text))
+        message = Message.assistant(text)
+        return Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SimulatedEngine:
+        return self
+
+
+def simulated_lm(script: Script, **settings: Any) -> dspy.LM:
+    """Return a DSPy LM that follows a script, without cache and retries unless the settings say otherwise."""
+    settings = {"cache": False, "num_retries": 0, **settings}
+    return dspy.LM("simulated/model", engine=SimulatedEngine(script), **settings)
+
+
+def role_of(system: str) -> str:
+    """Return whose prompt it is: the `critic`'s, the `proposer`'s or the `program`'s."""
+    if "Write the sentences that are missing" in system:
+        return "critic"
+    return "proposer" if "Edit the instruction so that" in system else "program"
+
+
+def fields(**values: str) -> str:
+    """Return a reply in the form of DSPy's ChatAdapter."""
+    parts = [f"[[ ## {name} ## ]]\n{value}" for name, value in values.items()]
+    return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+def field(user: str, name: str) -> str:
+    """Return the value of an input field in a ChatAdapter message, empty if it is not there."""
+    found = re.search(rf"\[\[ ## {name} ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", user, re.DOTALL)
+    return found.group(1) if found else ""
