@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+import random
+from statistics import fmean
 from typing import Any
 
 import dspy
 import pytest
 
-from dspy_dlpo.benchmarks import enforcement
+from dspy_dlpo.benchmarks import decisions, enforcement
 from tests.scripted import fields, scripted_lm
 
 
@@ -43,3 +46,39 @@ def test_enforcement_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     out: Any = capsys.readouterr().out
     assert "| replies that | edits | whole rewrite |" in out
     assert "| broke a rule after mending | 0 | 0 |" in out
+
+
+def test_sequential_test_pays_less_than_the_yardstick_and_errs_less_than_it_may() -> None:
+    shares = {
+        name: [
+            decisions.measure(make(8, 0.95), cell, (1.0,), 50, 10, "test")
+            for cell in decisions.cells((1.0,))
+            if cell.temperature in (0.0, 0.05)
+        ]
+        for name, make in decisions.RULES.items()
+    }
+    paid = {name: fmean(each[0] for each in rows) for name, rows in shares.items()}
+    assert paid["sequential test"] <= 0.60 < paid["normal bound"]
+    assert fmean(each[2] for each in shares["sequential test"]) <= 0.05
+
+
+def test_true_difference_and_share_of_discordant_pairs_are_those_of_the_cell() -> None:
+    rng = random.Random(0)
+    for sizes in decisions.SIZES.values():
+        differences, threshold = decisions.draw(rng, decisions.Cell(-0.1, 0.4, 0.0), sizes, 20_000)
+        assert fmean(differences) == pytest.approx(-0.1, abs=0.01)
+        assert fmean(each != 0 for each in differences) == pytest.approx(0.4, abs=0.01)
+        assert threshold == 0
+
+
+def test_decisions_print_a_table_or_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(decisions, "POPULATIONS", (10,))
+    monkeypatch.setattr("sys.argv", ["decisions", "--repetitions", "1"])
+    decisions.main()
+    table = capsys.readouterr().out
+    assert "| right or wrong | 10 | sequential test |" in table
+    monkeypatch.setattr("sys.argv", ["decisions", "--repetitions", "1", "--json"])
+    decisions.main()
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["rule"] for row in rows] == ["sequential test", "normal bound"] * 2
+    assert f"| {rows[0]['paid']:.1%} |" in table
