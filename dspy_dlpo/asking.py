@@ -83,7 +83,6 @@ class Asker:
                 failures.append(failure)
             else:
                 self._ledger.add_reply(questions[index].key, reply, spent)
-            self._budget.charge(spent)
             replies[index] = reply
         if failures and len(failures) == len(questions) and not self._ever_answered:
             raise failures[0]
@@ -93,8 +92,9 @@ class Asker:
         return fields
 
     def _ask(self, question: Question) -> tuple[dict[str, Any], Spending, LMError | None]:
+        self._budget.check()
         fields, failure = None, None
-        with metered(trace=[], lm=self._lm) as meter:
+        with metered(self._budget.prices, trace=[], lm=self._lm) as meter:
             for attempt in range(2):
                 try:
                     prediction = dspy.Predict(question.signature)(
@@ -109,6 +109,7 @@ class Asker:
                     break
                 fields = {name: str(prediction[name] or "") for name in question.signature.output_fields}
                 break
+        self._budget.charge(meter.spent)  # Here, in the thread, so that its next check sees it.
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:
