@@ -18,6 +18,7 @@ from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget, Limits, check_prices
 from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import Data, prepare
+from dspy_dlpo.diagnose import Diagnosis, examine
 from dspy_dlpo.estimate import Estimate, check_metric_calls, foretell, usual_metric_calls
 from dspy_dlpo.fingerprint import fingerprint
 from dspy_dlpo.forward import Forward, Metric, with_instructions
@@ -278,6 +279,37 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         settings, budget = self._limits(data)
         critic_model = self.critic_model or prompt_model
         return foretell(program, predictors, data, settings, budget, self.num_candidates, prompt_model, critic_model)
+
+    def diagnose(
+        self,
+        program: dspy.Module,
+        *,
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example] | None = None,
+        num_calls: int = 40,
+    ) -> Diagnosis:
+        """Measure whether optimising is likely to pay: score, noise, headroom, the smallest gain that can be detected.
+
+        Args:
+            program: The program.
+            trainset: Examples with inputs. A seeded choice of them is run, about half of the calls as repeats.
+            valset: As for `compile`. Nothing is run on it; its size decides what can be detected.
+            num_calls: Metric calls, at least 4. Exactly so many are made.
+
+        Raises:
+            ValueError: As `compile`, or if `num_calls` is too small. The same with TypeError and dspy.LMError.
+        """
+        self._prompt_model(_predictors(program))
+        return examine(
+            program,
+            Metric(self.metric, self.score_range),
+            prepare(trainset, valset, self.seed),
+            num_calls=num_calls,
+            prices=Prices(self.prices),
+            num_threads=self.num_threads or dspy.settings.num_threads,
+            failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+            seed=self.seed,
+        )
 
     def _prompt_model(self, predictors: Mapping[str, dspy.Predict]) -> dspy.BaseLM:
         without = [name for name, predictor in predictors.items() if not (predictor.lm or dspy.settings.lm)]
