@@ -109,7 +109,7 @@ def foretell(
     assumptions = [
         f"The run goes on for {num_steps:.0f} steps; it ends sooner if the program becomes perfect"
         + (f" or the best stays the same for {settings.patience} steps." if settings.patience else "."),
-        f"A run of the program calls each predictor once, here {len(pairs)} in all; the metric calls no language model.",
+        f"A run of the program calls each predictor once, {len(pairs)} in all; the metric calls no language model.",
         f"A step makes {step:.0f} metric calls: after its first look a comparison needs {_BEYOND_FIRST_LOOK:.0%} of "
         f"the other examples; {_ACCEPTED:.0%} of the steps are accepted, which takes {_VALIDATED:.0%} of the valset.",
         f"{_FAILING:.0%} of a minibatch fails and is criticised.",
