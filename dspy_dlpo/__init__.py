@@ -1,5 +1,7 @@
 """DLPO for DSPy: tune a program's instructions by textual gradient descent."""
 
+from dspy_dlpo.diagnose import Diagnosis
+from dspy_dlpo.estimate import Estimate
 from dspy_dlpo.intervals import paired_interval
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.policies import (
@@ -19,6 +21,8 @@ __all__ = [
     "PRESETS",
     "DLPOOptimizer",
     "DLPOResult",
+    "Diagnosis",
+    "Estimate",
     "Policy",
     "TextualContrastiveLearning",
     "TextualDropout",

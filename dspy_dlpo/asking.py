@@ -93,7 +93,6 @@ class Asker:
                 failures.append(failure)
             else:
                 self._ledger.add_reply(questions[index].key, reply, spent)
-            self._budget.charge(spent)
             replies[index] = reply
         if failures and len(failures) == len(questions) and not self._ever_answered:
             raise failures[0]
@@ -103,9 +102,10 @@ class Asker:
         return fields
 
     def _ask(self, question: Question) -> tuple[dict[str, Any], Spending, LMError | None]:
+        self._budget.check()
         fields, failure = None, None
         module = self._module or dspy.Predict(question.signature)
-        with metered(trace=[]) as meter:
+        with metered(self._budget.prices, trace=[]) as meter:
             for attempt in range(2):
                 try:
                     with dspy.context(lm=self._lm.copy(**self._config(question, attempt))):
@@ -118,6 +118,7 @@ class Asker:
                 except LMError as error:
                     failure = error
                     break
+        self._budget.charge(meter.spent)  # Here, in the thread, so that its next check sees it.
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:

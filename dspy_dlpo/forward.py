@@ -188,14 +188,15 @@ class Forward:
         known = [rollout for key, rollout in found.items() if key not in self._met]
         self._budget.check(len(missing) + len(known))
         for rollout in known:
-            self._charge(rollout)
+            self._budget.charge(rollout.spent)
+            self._met[rollout.candidate, rollout.example] = rollout.score
         keys = list(missing)
         for index, (rollout, lost) in run_in_threads(list(missing.values()), self._num_threads):
             if lost:
                 self._lost[keys[index]] = rollout
             else:
                 self._ledger.add_rollout(rollout)
-            self._charge(rollout)
+            self._met[rollout.candidate, rollout.example] = rollout.score
             found[keys[index]] = rollout
         return [found[candidate.id, example] for candidate, example in pairs]
 
@@ -203,19 +204,16 @@ class Forward:
         """Return the scores of a candidate on those of the examples on which this run has met it; pays for nothing."""
         return [self._met[candidate.id, name] for name in examples if (candidate.id, name) in self._met]
 
-    def _charge(self, rollout: Rollout) -> None:
-        self._met[rollout.candidate, rollout.example] = rollout.score
-        self._budget.charge(rollout.spent)
-
     def _run(self, program: dspy.Module, candidate: str, name: str) -> tuple[Rollout, bool]:
         """Return the rollout, and whether it was lost to a failing language model: then the ledger does not keep it."""
+        self._budget.check()
         example = self._examples[name]
         recorder = Recorder(program, example.inputs(), self._max_chars)
         traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
         callbacks = [*dspy.settings.callbacks, recorder] if traced else dspy.settings.callbacks
         prediction, feedback, error, lost = None, "", "", False
         predictor_feedback: dict[str, str] = {}
-        with metered(trace=[], callbacks=callbacks) as meter:
+        with metered(self._budget.prices, trace=[], callbacks=callbacks) as meter:
             try:
                 prediction = program(**example.inputs())
                 score, feedback = self._metric(example, prediction, name)
@@ -237,6 +235,7 @@ class Forward:
             predictor_feedback={each: shorten(text, self._max_chars) for each, text in predictor_feedback.items()},
             spent=replace(meter.spent, metric_calls=1),
         )
+        self._budget.charge(rollout.spent)  # Here, in the thread, so that its next check sees it.
         return rollout, lost
 
 

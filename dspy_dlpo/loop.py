@@ -38,6 +38,7 @@ class Settings:
     score_range: tuple[float, float]
     confidence: float
     seed: int
+    patience: int | None = None
 
     @property
     def width(self) -> float:
@@ -108,8 +109,8 @@ class Loop:
                 walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
                 self.ledger.add_step(record)
                 self.on_step(record)
-        except BudgetSpent:
-            walk.stopped = BUDGET_SPENT
+        except BudgetSpent as limit:
+            walk.stopped = str(limit)
         self.choose(walk)
         return walk
 
@@ -151,8 +152,8 @@ class Loop:
             if trial.accepted:
                 walk.incumbent = walk.seen[trial.candidate]
                 self.validate(walk)
-        except BudgetSpent:
-            walk.stopped = BUDGET_SPENT
+        except BudgetSpent as limit:
+            walk.stopped = str(limit)
             record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
         return self.learn(walk, record)
 
@@ -246,7 +247,8 @@ class Loop:
                 means[candidate.id] = fmean(self.scores(candidate, self.settings.valset))
             except BudgetSpent:
                 break
-        walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
+        if walk.best.id in means:  # Else it stays the best as far as its examples were paid.
+            walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
 
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
@@ -256,6 +258,10 @@ class Loop:
             return "the program is perfect on the whole trainset"
         if len(walk.history) == self.settings.num_steps:
             return f"{self.settings.num_steps} steps are done"
+        bests = [walk.student.id, *(record.best for record in walk.history)]
+        patience = self.settings.patience
+        if patience and len(bests) > patience and len({*bests[-patience - 1 :]}) == 1:
+            return f"the best has not changed in {patience} steps"
         if idle >= max(MAX_IDLE_STEPS, -(-len(trainset) // self.settings.batch_size)):
             return f"{idle} steps in a row had nothing to try"
         return ""

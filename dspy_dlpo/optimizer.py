@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,13 +15,17 @@ from dspy.teleprompt import Teleprompter
 
 from dspy_dlpo.asking import Asker
 from dspy_dlpo.backward import Backward
-from dspy_dlpo.budget import Budget
+from dspy_dlpo.budget import Budget, Limits, check_prices
 from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import Data, prepare
+from dspy_dlpo.diagnose import Diagnosis, examine
+from dspy_dlpo.estimate import Estimate, check_metric_calls, foretell, usual_metric_calls
+from dspy_dlpo.fingerprint import fingerprint
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Loop, Settings, Walk
 from dspy_dlpo.policies import Policy, as_policies
+from dspy_dlpo.prices import Price, Prices
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
 from dspy_dlpo.result import CandidatePrograms, DLPOResult
@@ -61,9 +63,18 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         protect: Text of the instructions that must stay: strings, taken literally, and compiled patterns. So does text
             between `<keep>` and `</keep>`, and what DSPy's own modules (`ReAct`, `RLM`) wrote around theirs.
         auto: `"light"`, `"medium"` or `"heavy"`: 8, 20 or 50 steps and as many metric calls as they usually need.
-            Not together with `max_metric_calls` or `num_steps`. Default, if neither is given: `"light"`.
+            Not together with `num_steps` or one of the limits below. Default, if none of them is given: `"light"`.
+        num_steps: Most steps. Limits combine: the first reached ends the run, and the best so far is returned. What is
+            in flight by then is still paid; only `max_metric_calls` is never exceeded.
         max_metric_calls: Most runs of the program on an example, all sets together.
-        num_steps: Most steps. Limits combine: the first reached ends the run.
+        max_lm_calls: Most LM calls, those inside the program and the metric included.
+        max_tokens: Most tokens, sent and received together.
+        max_cost: Most dollars. Every model needs a known price then.
+        max_seconds: Most seconds of this call of `compile`; what a run that it resumes has taken does not count.
+        patience: Steps in a row without a change of the best on the valset after which the run ends. It adds to the
+            limits and sets none: with `patience` alone, `auto` still holds.
+        prices: `{model: (dollars per million input tokens, dollars per million output tokens)}`, for models whose price
+            neither they nor litellm's table tell, or to overrule them. Models of `dspy_dlpo.local` cost nothing.
         batch_size: Train examples a step starts from. Default: 8, or the whole trainset if that is smaller.
         num_candidates: Candidates per step. All come from one proposer call per predictor.
         max_trial_examples: Most train examples on which a candidate meets the incumbent; None for the whole trainset.
@@ -103,8 +114,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         policies: str | Sequence[Policy] = "default",
         protect: Sequence[str | re.Pattern[str]] = (),
         auto: Literal["light", "medium", "heavy"] | None = None,
-        max_metric_calls: int | None = None,
         num_steps: int | None = None,
+        max_metric_calls: int | None = None,
+        max_lm_calls: int | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_seconds: float | None = None,
+        patience: int | None = None,
+        prices: Mapping[str, Price] | None = None,
         batch_size: int | None = None,
         num_candidates: int = 2,
         max_trial_examples: int | None = 32,
@@ -120,13 +137,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        if auto is not None and (max_metric_calls is not None or num_steps is not None):
+        limits = Limits(max_metric_calls, max_lm_calls, max_tokens, max_cost, max_seconds)
+        if auto is not None and (limits.given or num_steps is not None):
             raise ValueError("`auto` sets the limits itself. Give `auto` or limits, not both.")
         if auto is not None and auto not in AUTO_STEPS:
             raise ValueError(f"`auto` must be one of {sorted(AUTO_STEPS)}, but got auto={auto!r}.")
         for name, value, low in (
-            ("max_metric_calls", max_metric_calls, 1),
             ("num_steps", num_steps, 1),
+            ("patience", patience, 1),
             ("batch_size", batch_size, 1),
             ("num_candidates", num_candidates, 1),
             ("max_trial_examples", max_trial_examples, 1),
@@ -146,6 +164,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         if not 0.5 < confidence < 1:
             raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={confidence}. 0.95 is usual.")
         Metric(metric, score_range)
+        Prices(prices)
         as_policies(policies)
         for each in protect if not isinstance(protect, str) else [protect]:
             if isinstance(protect, str) or not isinstance(each, (str, re.Pattern)) or not each:
@@ -155,7 +174,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 raise TypeError(f"`{name}` must be a language model, but got {model!r}. Use {name}=dspy.LM(...).")
         for name, module in (("critic", critic), ("proposer", proposer)):
             if module is not None and not callable(module):
-                raise TypeError(f"`{name}` must be callable, but got {module!r}. ")
+                raise TypeError(f"`{name}` must be callable, but got {module!r}.")
         if not callable(component_selector) and component_selector not in SELECTORS:
             raise ValueError(
                 f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "
@@ -172,8 +191,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.policies = policies
         self.protect = protect
         self.auto = auto
-        self.max_metric_calls = max_metric_calls
         self.num_steps = num_steps
+        self.max_metric_calls = max_metric_calls
+        self.max_lm_calls = max_lm_calls
+        self.max_tokens = max_tokens
+        self.max_cost = max_cost
+        self.max_seconds = max_seconds
+        self.patience = patience
+        self.prices = prices
         self.batch_size = batch_size
         self.num_candidates = num_candidates
         self.max_trial_examples = max_trial_examples
@@ -221,10 +246,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         critic_model = self.critic_model or prompt_model
         data = prepare(trainset, valset, self.seed)
         settings, budget = self._limits(data)
-        progress = Progress(budget.max_metric_calls, settings.num_steps) if self.verbose else None
+        check_prices(budget, student, prompt_model, critic_model)
+        progress = Progress(budget, settings.num_steps) if self.verbose else None
         if progress and data.held_out != "given":
             progress.note(f"no valset given: the result is chosen on {len(data.valset)} examples, {data.held_out}")
-        num_threads = self.num_threads or dspy.settings.num_threads
+        num_threads = budget.num_threads
         start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
         protection = Protection(self.protect, student, start.instructions)
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, [prompt_model, critic_model]))
@@ -281,6 +307,55 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             program.detailed_results = result
         return program
 
+    def estimate(
+        self, program: dspy.Module, *, trainset: list[dspy.Example], valset: list[dspy.Example] | None = None
+    ) -> Estimate:
+        """Foretell what `compile` would spend, without calling a language model.
+
+        The prompts of some examples are counted, the limits divided by the size of a step; the estimate says what else
+        it assumes. After the run, `estimate.against(program.detailed_results.spent)` puts both side by side.
+
+        Raises:
+            ValueError: As `compile`. The same with TypeError.
+        """
+        predictors = _predictors(program)
+        prompt_model = self._prompt_model(predictors)
+        data = prepare(trainset, valset, self.seed)
+        settings, budget = self._limits(data)
+        critic_model = self.critic_model or prompt_model
+        return foretell(program, predictors, data, settings, budget, self.num_candidates, prompt_model, critic_model)
+
+    def diagnose(
+        self,
+        program: dspy.Module,
+        *,
+        trainset: list[dspy.Example],
+        valset: list[dspy.Example] | None = None,
+        num_calls: int = 40,
+    ) -> Diagnosis:
+        """Measure whether optimising is likely to pay: score, noise, headroom, the smallest gain that can be detected.
+
+        Args:
+            program: The program.
+            trainset: Examples with inputs. A seeded choice of them is run, about half of the calls as repeats.
+            valset: As for `compile`. Nothing is run on it; its size decides what can be detected.
+            num_calls: Metric calls, at least 4. Exactly so many are made.
+
+        Raises:
+            ValueError: As `compile`, or if `num_calls` is too small. The same with TypeError and dspy.LMError.
+        """
+        self._prompt_model(_predictors(program))
+        return examine(
+            program,
+            Metric(self.metric, self.score_range),
+            prepare(trainset, valset, self.seed),
+            num_calls=num_calls,
+            prices=Prices(self.prices),
+            num_threads=self.num_threads or dspy.settings.num_threads,
+            failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+            seed=self.seed,
+        )
+
     def _prompt_model(self, predictors: Mapping[str, dspy.Predict]) -> dspy.BaseLM:
         without = [name for name, predictor in predictors.items() if not (predictor.lm or dspy.settings.lm)]
         of_program = next((each.lm for each in predictors.values() if each.lm), None)
@@ -308,67 +383,48 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             score_range=self.score_range,
             confidence=self.confidence,
             seed=self.seed,
+            patience=self.patience,
         )
-        max_metric_calls = self.max_metric_calls
-        if self.num_steps is None and max_metric_calls is None:
-            num_steps = AUTO_STEPS[self.auto or "light"]
-            trial = min(size, self.max_trial_examples or size)
-            step = settings.batch_size * (1 + self.num_candidates) + trial + len(data.valset) // 2
-            settings = replace(settings, num_steps=num_steps)
-            max_metric_calls = 2 * len(data.valset) + num_steps * step
-        step = settings.batch_size * (2 + self.num_candidates)
-        least = 2 * len(data.valset) + step
-        if max_metric_calls is not None and max_metric_calls < least:
-            raise ValueError(
-                f"`max_metric_calls` must be at least {least} here, but got max_metric_calls={max_metric_calls}: the "
-                f"student and the result are both scored on {len(data.valset)} validation examples, and a step needs "
-                f"{step}. Raise it, or give a smaller `valset` or `batch_size`."
-            )
-        return settings, Budget(max_metric_calls)
+        limits = Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+        if self.num_steps is None and not limits.given:
+            settings = replace(settings, num_steps=AUTO_STEPS[self.auto or "light"])
+            limits = Limits(max_metric_calls=usual_metric_calls(settings, self.num_candidates))
+        check_metric_calls(limits, settings, self.num_candidates)
+        return settings, Budget(limits, Prices(self.prices), self.num_threads or dspy.settings.num_threads)
 
     def _fingerprint(
         self, student: dspy.Module, data: Data, settings: Settings, models: Sequence[dspy.BaseLM]
     ) -> dict[str, str]:
-        """What decides the course of a run, by name. Limits and threads are not among it, so that a run can go on."""
-        adapter = dspy.settings.adapter
-        lms = [dspy.settings.lm, *models, *(predictor.lm for predictor in student.predictors())]
-        return {
-            "settings": repr(
-                (
-                    replace(settings, trainset=(), valset=(), num_steps=None, seed=0),
-                    self.num_candidates,
-                    self.failure_score,
-                    self.show_gold,
-                    self.protect,
-                    self.critic_chunk_size,
-                    self.chain,
-                )
-            ),
-            "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),
-            "critic, proposer and component_selector": repr(
-                [
-                    _hash(_source(each if inspect.isroutine(each) else type(each)) + _text(_attributes(each)))
-                    for each in (self.critic, self.proposer, self.component_selector)
-                ]
-            ),
-            "seed": repr(self.seed),
-            "metric": _hash(_source(self.metric) + repr(_attributes(self.metric))),
-            "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
-            "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
-            "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
-            "data": data.hash(),
-            "dspy": dspy.__version__,
-        }
+        kept = (
+            replace(settings, trainset=(), valset=(), num_steps=None, patience=None, seed=0),
+            self.num_candidates,
+            self.failure_score,
+            self.show_gold,
+            self.protect,
+            self.critic_chunk_size,
+            self.chain,
+        )
+        return fingerprint(
+            student,
+            {name: getattr(self, name) for name in ("metric", "critic", "proposer", "component_selector")},
+            as_policies(self.policies),
+            models,
+            data,
+            settings=kept,
+            seed=self.seed,
+        )
 
     def _result(self, walk: Walk, data: Data, forward: Forward, budget: Budget) -> DLPOResult:
-        scores = {}
-        for candidate in walk.seen.values():
-            if found := forward.scores(candidate, data.valset):
-                scores[candidate] = found
+        scores = {
+            candidate: found
+            for candidate in walk.seen.values()
+            if (found := forward.scores(candidate, data.valset)) or candidate is walk.student
+        }
         candidates = tuple(scores)
         return DLPOResult(
             candidates=candidates,
-            val_aggregate_scores=tuple(fmean(each) for each in scores.values()),
+            # A limit may have ended the run before the student had its first score.
+            val_aggregate_scores=tuple(fmean(each) if each else math.nan for each in scores.values()),
             num_val_examples=tuple(len(each) for each in scores.values()),
             best_idx=[candidate.id for candidate in candidates].index(walk.best.id),
             history=tuple(walk.history),
@@ -391,39 +447,3 @@ def _predictors(student: dspy.Module) -> dict[str, dspy.Predict]:
         name = type(student).__name__
         raise ValueError(f"No predictor to optimise in {name}. Sub-modules marked `_compiled` are skipped.")
     return predictors
-
-
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (TypeError, OSError):  # Defined in C, in a notebook that is gone, or an object that is called.
-        return getattr(thing, "__qualname__", type(thing).__qualname__)
-
-
-def _attributes(thing: Any) -> list[tuple[str, str]]:
-    """The settings of a policy, an adapter or a metric object; what has no text of its own counts by its kind."""
-    return [(name, _text(value)) for name, value in sorted(getattr(thing, "__dict__", {}).items())]
-
-
-def _text(value: Any) -> str:
-    if inspect.isfunction(value):  # Such as a schedule, whose numbers are in its closure.
-        return _source(value) + "".join(_text(cell.cell_contents) for cell in value.__closure__ or ())
-    if isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
-        return repr(value)
-    return type(value).__qualname__
-
-
-def _without_lms(state: Any) -> Any:
-    if isinstance(state, Mapping):
-        return {key: _without_lms(value) for key, value in state.items() if key != "lm"}
-    return state
-
-
-def _harmless(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings of a language model without keys and addresses."""
-    kept = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "stop")
-    return [(name, repr(kwargs[name])) for name in kept if name in kwargs]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -26,6 +26,7 @@ class Spending:
         input_tokens: Tokens sent, as the models reported them.
         output_tokens: Tokens received.
         seconds: Time during which it ran. Calls in parallel add up.
+        cost: Dollars; None if the price of any call is unknown, which is not the same as 0.
     """
 
     metric_calls: int = 0
@@ -33,6 +34,12 @@ class Spending:
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
+    cost: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Spending) -> Spending:
         return Spending(
@@ -41,6 +48,7 @@ class Spending:
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.seconds + other.seconds,
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
         )
 
 

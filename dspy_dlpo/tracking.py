@@ -6,20 +6,22 @@ import sys
 
 from tqdm import tqdm
 
+from dspy_dlpo.budget import Budget
+from dspy_dlpo.prices import dollars
 from dspy_dlpo.records import StepRecord
 from dspy_dlpo.result import DLPOResult
 
 
 class Progress:
-    """One line a step on the terminal: what came of it, the best score so far, calls spent of the budget.
+    """One line a step on the terminal: what came of it, the best score so far, what is spent of each limit.
 
     Args:
-        max_metric_calls: The budget; None if it has no such limit.
+        budget: The limits.
         num_steps: The number of steps; None if unlimited.
     """
 
-    def __init__(self, max_metric_calls: int | None, num_steps: int | None) -> None:
-        self._budget = "" if max_metric_calls is None else f" of {max_metric_calls}"
+    def __init__(self, budget: Budget, num_steps: int | None) -> None:
+        self._budget = budget
         self._steps = "" if num_steps is None else f"/{num_steps}"
 
     def note(self, text: str) -> None:
@@ -36,7 +38,7 @@ class Progress:
         tqdm.write(
             f"DLPO: step {record.step + 1}{self._steps}: incumbent {record.score:.3f} on {len(record.minibatch)}, "
             f"{outcome}; best {record.best_score:.3f} on the valset; "
-            f"{record.spent.metric_calls}{self._budget} metric calls",
+            f"{self._budget.progress(record.spent)}",
             file=sys.stderr,
         )
 
@@ -44,7 +46,9 @@ class Progress:
         """Print how the run ended."""
         before, after = result.val_aggregate_scores[0], result.val_aggregate_scores[result.best_idx]
         unparsed = result.history[-1].unparsed if result.history else 0
+        spent = result.spent
         self.note(
-            f"{result.stopped}; valset {before:.3f} -> {after:.3f}; {result.spent.metric_calls} metric calls, "
-            f"{result.spent.lm_calls} LM calls" + (f"; {unparsed} replies could not be used" if unparsed else "")
+            f"{result.stopped}; valset {before:.3f} -> {after:.3f}; {spent.metric_calls} metric calls, "
+            f"{spent.lm_calls} LM calls, {spent.tokens} tokens, {dollars(spent.cost)}"
+            + (f"; {unparsed} replies could not be used" if unparsed else "")
         )

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo.budget import Limits
 from tests.scripted import metric, scripted_lm
 
 settings.register_profile("default", max_examples=200, deadline=None)
@@ -33,7 +34,8 @@ def make() -> Any:
     """An optimiser for the world, with short runs unless told otherwise."""
 
     def optimizer(**arguments: Any) -> DLPOOptimizer:
-        limits = {} if {"auto", "max_metric_calls", "num_steps"} & arguments.keys() else {"num_steps": 4}
+        given = {"auto", "num_steps", "patience", *Limits.__dataclass_fields__} & arguments.keys()
+        limits = {} if given else {"num_steps": 4}
         return DLPOOptimizer(**{"metric": metric, "verbose": False, "num_threads": 2, **limits, **arguments})
 
     return optimizer

@@ -1,0 +1,79 @@
+"""What decides the course of a run, as short texts: a run is resumed only where they are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from dspy_dlpo.data import Data
+from dspy_dlpo.policies import Policy
+
+
+def fingerprint(
+    student: dspy.Module,
+    metric: Any,
+    policies: Sequence[Policy],
+    models: Sequence[dspy.BaseLM],
+    data: Data,
+    *,
+    settings: tuple[Any, ...],
+    seed: int,
+) -> dict[str, str]:
+    """Return what decides the course of a run, by name.
+
+    Limits, patience, prices and threads are not among it, so that a run can go on with others.
+    """
+    adapter = dspy.settings.adapter
+    lms = [dspy.settings.lm, *models, *(predictor.lm for predictor in student.predictors())]
+    return {
+        "settings": repr(settings),
+        "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in policies]),
+        "seed": repr(seed),
+        "metric": _hash(_source(metric) + repr(_attributes(metric))),
+        "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
+        "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
+        "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
+        "data": data.hash(),
+        "dspy": dspy.__version__,
+    }
+
+
+def _source(thing: Any) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (TypeError, OSError):  # Defined in C, in a notebook that is gone, or an object that is called.
+        return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _attributes(thing: Any) -> list[tuple[str, str]]:
+    """The settings of a policy, an adapter or a metric object; what has no text of its own counts by its kind."""
+    return [(name, _text(value)) for name, value in sorted(getattr(thing, "__dict__", {}).items())]
+
+
+def _text(value: Any) -> str:
+    if inspect.isfunction(value):  # Such as a schedule, whose numbers are in its closure.
+        return _source(value) + "".join(_text(cell.cell_contents) for cell in value.__closure__ or ())
+    if isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
+        return repr(value)
+    return type(value).__qualname__
+
+
+def _without_lms(state: Any) -> Any:
+    if isinstance(state, Mapping):
+        return {key: _without_lms(value) for key, value in state.items() if key != "lm"}
+    return state
+
+
+def _harmless(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings of a language model without keys and addresses."""
+    kept = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "stop")
+    return [(name, repr(kwargs[name])) for name in kept if name in kwargs]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
