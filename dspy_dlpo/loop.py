@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from statistics import fmean
 
-from dspy_dlpo.acceptance import decide
+from dspy_dlpo.acceptance import decide, looks
 from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.forward import Forward, check_first_minibatch
+from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
@@ -54,6 +56,7 @@ class Walk:
     seen: dict[str, Candidate] = field(default_factory=dict)
     history: list[StepRecord] = field(default_factory=list)
     stopped: str = ""
+    gain: Gain = field(default_factory=Gain)
 
 
 class Loop:
@@ -206,16 +209,20 @@ class Loop:
 
     def validate(self, walk: Walk) -> None:
         """Let the new incumbent meet the best so far on the valset."""
+        if self.beats(walk.incumbent, walk.best):
+            walk.best = walk.incumbent
+
+    def beats(self, candidate: Candidate, other: Candidate) -> bool:
+        """Let two candidates meet on the valset until it is decided whether the first is better there."""
         _, better = decide(
-            lambda examples: self.differences(walk.incumbent, walk.best, examples),
+            lambda examples: self.differences(candidate, other, examples),
             self.settings.valset,
             threshold=0.0,
             width=self.settings.width,
             confidence=self.settings.confidence,
             first_look=self.settings.batch_size,
         )
-        if better:
-            walk.best = walk.incumbent
+        return better
 
     def learn(self, walk: Walk, record: StepRecord) -> StepRecord:
         """Complete the record, keep it, and let the policies learn from it, whatever came of the step."""
@@ -229,15 +236,52 @@ class Loop:
         return record
 
     def choose(self, walk: Walk) -> None:
-        """Let student, best so far and incumbent meet on the full valset, as far as the budget reaches."""
+        """Choose among the student and all that were ever incumbent, as far as the budget reaches.
+
+        The best so far is scored on the whole valset, and so is whoever is ahead of it on the examples that both have:
+        an early decision may have been wrong. Then the highest mean gain over the student wins; ties go to the earlier.
+        If the budget does not even reach for the best so far, the examples that it has decide.
+        """
         self.budget.reserve = 0
-        means: dict[str, float] = {}
-        for candidate in (walk.student, walk.best, walk.incumbent):
-            try:
-                means[candidate.id] = fmean(self.scores(candidate, self.settings.valset))
-            except BudgetSpent:
-                break
-        walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
+        student, best, valset = walk.student, walk.best, self.settings.valset
+        accepted = [record.trial.candidate for record in walk.history if record.trial and record.trial.accepted]
+        finalists = [walk.seen[name] for name in dict.fromkeys([student.id, *accepted])]
+        leaders = {student.id, best.id}
+        with suppress(BudgetSpent):
+            self.scores(best, valset)
+            self.beats(walk.incumbent, best)  # The budget may have ended before they met.
+            for candidate in finalists:
+                if _lead(*self.paired(candidate, best)) > 0:
+                    self.scores(candidate, valset)
+                    leaders.add(candidate.id)
+        walk.best = max(
+            (candidate for candidate in finalists if candidate.id in leaders),
+            key=lambda candidate: _lead(*self.paired(candidate, student)),
+        )
+        walk.gain = self.gain(walk)
+
+    def paired(self, candidate: Candidate, other: Candidate) -> tuple[list[float], list[float]]:
+        """Return the scores of two candidates on the validation examples that both have been scored on."""
+        scores = self.forward.scores
+        both = [name for name in self.settings.valset if scores(candidate, [name]) and scores(other, [name])]
+        return scores(candidate, both), scores(other, both)
+
+    def gain(self, walk: Walk) -> Gain:
+        """Return the gain over the student of the candidate that was chosen."""
+        valset = self.settings.valset
+        rivals = [candidate for candidate in walk.seen.values() if candidate.id != walk.student.id]
+        num_candidates = sum(bool(self.forward.scores(candidate, valset)) for candidate in rivals)
+        after, before = self.paired(walk.best, walk.student)
+        if walk.best.id == walk.student.id:
+            return Gain(num_examples=len(before), num_candidates=num_candidates)
+        stopped_early = len(before) < len(valset)
+        return Gain.between(
+            before,
+            after,
+            score_range=self.settings.score_range,
+            num_candidates=num_candidates,
+            num_looks=len(looks(len(valset), self.settings.batch_size)) if stopped_early else 1,
+        )
 
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
@@ -282,3 +326,7 @@ class Loop:
     def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the scores of a candidate on examples."""
         return [rollout.score for rollout in self.forward([(candidate, example) for example in examples])]
+
+
+def _lead(scores: Sequence[float], others: Sequence[float]) -> float:
+    return fmean(scores) - fmean(others) if scores else 0.0

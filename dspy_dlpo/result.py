@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -10,7 +11,10 @@ from typing import Any, overload
 import dspy
 
 from dspy_dlpo.forward import with_instructions
+from dspy_dlpo.intervals import Gain
 from dspy_dlpo.records import Candidate, Spending, StepRecord
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,22 +26,30 @@ class DLPOResult:
         val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
         num_val_examples: On how many that was; the student and the best have the whole valset.
         best_idx: Index of the candidate that was returned.
+        gain: Its gain over the student on the valset; the interval allows for its having been chosen there. Exactly 0
+            if the student was returned. If no valset could be held out, the examples also made the candidates: then
+            the gain looks too good, which no interval can mend.
         history: One record a step.
         spent: What the run cost.
         stopped: Why it ended.
         log_dir: Where its ledger is; None if it was kept in memory.
         seed: The run's seed.
+        score_range: Lowest and highest score of the metric.
+        failure_score: Score of an example on which the program or the metric raised.
     """
 
     candidates: tuple[Candidate, ...]
     val_aggregate_scores: tuple[float, ...]
     num_val_examples: tuple[int, ...]
     best_idx: int
+    gain: Gain
     history: tuple[StepRecord, ...]
     spent: Spending
     stopped: str
     log_dir: str | None
     seed: int
+    score_range: tuple[float, float]
+    failure_score: float
 
     @property
     def best_candidate(self) -> Mapping[str, str]:
@@ -52,6 +64,19 @@ class DLPOResult:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""
         return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
+
+
+def warn_unless_sure(gain: Gain, where: str) -> None:
+    """Log a warning if the interval of a gain is not above zero.
+
+    The log, and not `warnings.warn`: a run that was paid for must not end in an exception where warnings are errors.
+    """
+    if not gain.is_sure:
+        logger.warning(
+            "No sure gain on the %s: %s. More examples would tell: give a larger `valset`.",
+            where,
+            gain,
+        )
 
 
 class CandidatePrograms(Sequence[dict[str, Any]]):
