@@ -50,6 +50,17 @@ def place(name: str) -> str:
     return f"{kind}set[{index}]"
 
 
+def check_examples(name: str, examples: Sequence[dspy.Example]) -> None:
+    """Raise unless there are examples and each has inputs; `name` is what the user calls them."""
+    if not examples:
+        raise ValueError(f"`{name}` must hold at least one example, but it is empty.")
+    for index, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise TypeError(f"{name}[{index}] must be a dspy.Example, but got {example!r}.")
+        if not getattr(example, "_input_keys", None):
+            raise ValueError(f"{name}[{index}] has no inputs. Name them with example.with_inputs('question', ...).")
+
+
 def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int) -> Data:
     """Check the examples, and hold out a valset if none is given and the trainset is large enough.
 
@@ -57,15 +68,9 @@ def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | N
         TypeError: If something is not a `dspy.Example`.
         ValueError: If the trainset is empty or an example has no inputs.
     """
-    if not trainset:
-        raise ValueError("`trainset` must hold at least one example, but it is empty.")
-    for kind, examples in (("trainset", trainset), ("valset", valset or ())):
-        for index, example in enumerate(examples):
-            if not isinstance(example, dspy.Example):
-                raise TypeError(f"{kind}[{index}] must be a dspy.Example, but got {example!r}.")
-            if not getattr(example, "_input_keys", None):
-                raise ValueError(f"{kind}[{index}] has no inputs. Name them with example.with_inputs('question', ...).")
+    check_examples("trainset", trainset)
     if valset:
+        check_examples("valset", valset)
         order = list(range(len(valset)))
         random.Random(f"{seed}/valset").shuffle(order)  # A comparison that stops early needs them in random order.
         return Data(trainset, valset, _names("train", range(len(trainset))), _names("val", order), "given")

@@ -16,7 +16,7 @@ from dspy_dlpo.policies import Policy
 
 def fingerprint(
     student: dspy.Module,
-    metric: Any,
+    callables: Mapping[str, Any],
     policies: Sequence[Policy],
     models: Sequence[dspy.BaseLM],
     data: Data,
@@ -34,13 +34,19 @@ def fingerprint(
         "settings": repr(settings),
         "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in policies]),
         "seed": repr(seed),
-        "metric": _hash(_source(metric) + repr(_attributes(metric))),
-        "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
+        **{name: _callable(each) for name, each in callables.items()},
+        "program": _callable(student),
         "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
         "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
         "data": data.hash(),
         "dspy": dspy.__version__,
     }
+
+
+def _callable(thing: Any) -> str:
+    if isinstance(thing, dspy.Module):
+        return _hash(_source(type(thing)) + json.dumps(_without_lms(thing.dump_state()), default=repr))
+    return repr(thing) if thing is None or isinstance(thing, str) else _hash(_source(thing) + repr(_attributes(thing)))
 
 
 def _source(thing: Any) -> str:

@@ -204,6 +204,16 @@ class Forward:
         """Return the scores of a candidate on those of the examples on which this run has met it; pays for nothing."""
         return [self._met[candidate.id, name] for name in examples if (candidate.id, name) in self._met]
 
+    def scored(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the scores of a candidate on examples, paying for those not yet paid."""
+        return [rollout.score for rollout in self([(candidate, example) for example in examples])]
+
+    def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the paired differences of score; both sides run at once, and only where they have not yet."""
+        rollouts = self([(each, example) for each in (candidate, other) for example in examples])
+        mine, its = rollouts[: len(examples)], rollouts[len(examples) :]
+        return [one.score - two.score for one, two in zip(mine, its, strict=True)]
+
     def _run(self, program: dspy.Module, candidate: str, name: str) -> tuple[Rollout, bool]:
         """Return the rollout, and whether it was lost to a failing language model: then the ledger does not keep it."""
         self._budget.check()

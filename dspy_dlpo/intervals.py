@@ -2,37 +2,173 @@
 
 from __future__ import annotations
 
-import random
+import math
+from collections import Counter
 from collections.abc import Sequence
-from statistics import fmean
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
 
-_RESAMPLES = 4000
+_NORMAL = NormalDist()
+_HALVINGS = 40
+
+
+def mean_interval(values: Sequence[float], low: float, high: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of the mean of the population from which bounded values were drawn.
+
+    Gaffke's bound at each end: the values are weighted at random (uniform on the simplex), together with one imagined
+    value at that end of the range, and the bound is the quantile of the weighted mean. For values that are all `low` or
+    `high` this is the exact interval of Clopper and Pearson; that it covers for every bounded distribution is a
+    conjecture, to which no exception is known. For samples of 5 to 30 of -1, 0 and 1, summed exactly over a grid of
+    populations, the miss rate of a side was at most 0.98 of its level. Where up to 60 % of the values are not zero, it
+    was on average 0.13 of the level of 0.025 for 10 values, 0.29 for 20 and 0.39 for 30: that is the price of not
+    trusting what so few show. Ten zeros in [-1, 1] still leave -0.31 to +0.31.
+
+    The quantile is found without random numbers, by the saddlepoint formula of Lugannani and Rice. For 1 to 20 values,
+    at levels of 0.025 and 0.0025, it was within 0.6 % of the range of the quantile of 100,000 random weightings.
+
+    Args:
+        values: What was observed.
+        low: The least possible value.
+        high: The greatest.
+        confidence: Coverage, in (0.5, 1).
+
+    Returns:
+        The ends of the interval.
+
+    Raises:
+        ValueError: If there are no values, one is out of the range, or `confidence` is.
+
+    References:
+        Gaffke, Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable
+        (2005); Learned-Miller and Thomas, arXiv 1905.06208; Lugannani and Rice, Advances in Applied Probability 12
+        (1980).
+    """
+    if not values or not all(low <= value <= high for value in values):
+        raise ValueError(f"`values` must be numbers in [{low}, {high}], but got {list(values)!r}.")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={confidence}. 0.95 is usual.")
+    width, tail = high - low, (1 - confidence) / 2
+    below = _lower_bound([(value - low) / width for value in values], tail)
+    above = _lower_bound([(high - value) / width for value in values], tail)
+    return low + width * below, high - width * above
+
+
+def _lower_bound(values: Sequence[float], tail: float) -> float:
+    """Return Gaffke's lower bound of the mean of values in [0, 1], at a chance of `tail` < 1/4 to be above it.
+
+    Every point below the plain mean is the harmonic mean of the values moved up by some `shift`, moved down again; with
+    that shift the saddlepoint needs no further search. The smaller the shift, the lower the point and its chance.
+    """
+    counts = Counter([0.0, *values])
+    size = len(values) + 1
+
+    def harmonic_mean(shift: float) -> float:
+        return size / sum(count / (value + shift) for value, count in counts.items())
+
+    least, most = 1e-9, float(size)
+    for _ in range(_HALVINGS):
+        shift = math.sqrt(least * most)
+        mean = harmonic_mean(shift)
+        weights = [(mean / (value + shift), count) for value, count in counts.items()]
+        deviance = -2 * sum(count * math.log(weight) for weight, count in weights)
+        if deviance < 0.25:  # Far nearer to the plain mean than any bound, where the formula divides zero by zero.
+            most = shift
+            continue
+        z = -math.sqrt(deviance)
+        u = -math.sqrt(sum(count * (weight - 1) ** 2 for weight, count in weights))
+        if _NORMAL.cdf(z) + _NORMAL.pdf(z) * (1 / z - 1 / u) <= tail:
+            least = shift
+        else:
+            most = shift
+    return max(harmonic_mean(least) - least, 0.0)
 
 
 def paired_interval(
-    before: Sequence[float], after: Sequence[float], confidence: float = 0.95, seed: int = 0
+    before: Sequence[float],
+    after: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    score_range: tuple[float, float] = (0.0, 1.0),
+    num_candidates: int = 1,
 ) -> tuple[float, float]:
-    """Return the confidence interval of the mean of `after - before` on the same examples.
+    """Return the confidence interval of the mean of `after - before`, had all examples of this kind been scored.
 
-    Percentile bootstrap over examples (Efron 1979), 4,000 seeded resamples. It says nothing about examples of another
-    kind, nor of a choice among several programs made on these same examples: use examples that chose nothing.
+    `mean_interval` of the differences. If the second program was chosen among several on these same examples, each of
+    the several gets its share of the error (Bonferroni), so that the interval of whichever was chosen covers, however
+    it was chosen and however much they resemble one another. If all were the same, that makes the interval too wide:
+    by 22 % for three and 43 % for ten in a large sample (the ratio of the normal quantiles).
 
     Args:
         before: Score of the first program on each example.
         after: Score of the second program on the same examples, in the same order.
-        confidence: Coverage, in (0, 1).
-        seed: Seed of the resampling.
+        confidence: Coverage, in (0.5, 1).
+        score_range: Lowest and highest score that the metric gives.
+        num_candidates: Programs among which the second was chosen by these scores; 1 if they chose nothing.
 
     Returns:
         The ends of the interval, on the scale of the scores.
 
     Raises:
-        ValueError: If the lengths differ or there are no scores.
+        ValueError: If the lengths differ, there are no scores, or one is out of the range.
     """
     if not before or len(before) != len(after):
         raise ValueError(f"`before` and `after` must pair up, but have {len(before)} and {len(after)} scores.")
+    low, high = score_range
+    if not all(low <= score <= high for score in (*before, *after)):
+        raise ValueError(f"Scores must be in score_range={score_range}. Give the range of your metric.")
     differences = [two - one for one, two in zip(before, after, strict=True)]
-    rng = random.Random(seed)
-    means = sorted(fmean(rng.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
-    tail = int(_RESAMPLES * (1 - confidence) / 2)
-    return means[tail], means[-1 - tail]
+    return mean_interval(differences, low - high, high - low, 1 - (1 - confidence) / num_candidates)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What was gained over the student on some examples, on the metric's scale. By default nothing.
+
+    Attributes:
+        mean: Mean paired difference of the scores.
+        low: Lower end of the confidence interval, for all examples of the kind these were drawn from.
+        high: Upper end.
+        num_examples: How many examples that is.
+        num_candidates: How many candidates met the student on these examples, so that one of them could be chosen.
+        confidence: Coverage of the interval, the choice among the candidates allowed for. See `paired_interval`.
+    """
+
+    mean: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    num_examples: int = 0
+    num_candidates: int = 1
+    confidence: float = 0.95
+
+    @classmethod
+    def between(
+        cls,
+        before: Sequence[float],
+        after: Sequence[float],
+        *,
+        score_range: tuple[float, float],
+        num_candidates: int = 1,
+        num_looks: int = 1,
+    ) -> Gain:
+        """Return the gain from paired scores.
+
+        Args:
+            before: The student's scores.
+            after: Scores of the candidate on the same examples, in the same order.
+            score_range: Lowest and highest score that the metric gives.
+            num_candidates: See `Gain`.
+            num_looks: At how many numbers of examples the comparison could have stopped, the scores deciding.
+        """
+        low, high = paired_interval(
+            before, after, cls.confidence, score_range=score_range, num_candidates=num_candidates * num_looks
+        )
+        return cls(fmean(after) - fmean(before), low, high, len(before), num_candidates)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the whole interval is above zero."""
+        return self.low > 0
+
+    def __str__(self) -> str:
+        interval = f"{100 * self.confidence:g} % interval {self.low:+.3f} to {self.high:+.3f}"
+        return f"{self.mean:+.3f} ({interval}, {self.num_examples} examples)"

@@ -12,7 +12,9 @@ from statistics import fmean
 from dspy_dlpo.acceptance import decide
 from dspy_dlpo.backward import Backward, call_text
 from dspy_dlpo.budget import Budget, BudgetSpent
+from dspy_dlpo.choice import Choice
 from dspy_dlpo.forward import Forward, check_first_minibatch
+from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
@@ -52,11 +54,12 @@ class Walk:
 
     student: Candidate
     incumbent: Candidate
-    best: Candidate
+    choice: Choice
     states: list[State]
     seen: dict[str, Candidate] = field(default_factory=dict)
     history: list[StepRecord] = field(default_factory=list)
     stopped: str = ""
+    gain: Gain = field(default_factory=Gain)
 
 
 class Loop:
@@ -96,10 +99,18 @@ class Loop:
         """Walk from the student until the steps, the budget or the failures run out; then choose."""
         requests = [self.request(student, TextualGradient(name, ())) for name in student.instructions]
         states = [policy.init(requests) for policy in self.policies]
-        walk = Walk(student, student, student, states, {student.id: student})
+        choice = Choice(
+            self.forward,
+            student,
+            self.settings.valset,
+            score_range=self.settings.score_range,
+            confidence=self.settings.confidence,
+            first_look=self.settings.batch_size,
+        )
+        walk = Walk(student, student, choice, states, {student.id: student})
         try:
             check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
-            self.scores(student, self.settings.valset)
+            self.forward.scored(student, self.settings.valset)
             self.budget.reserve = len(self.settings.valset)
             idle = 0
             while not walk.stopped:
@@ -111,7 +122,8 @@ class Loop:
                 self.on_step(record)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
-        self.choose(walk)
+        self.budget.reserve = 0
+        walk.gain = walk.choice.conclude()
         return walk
 
     def step(self, walk: Walk) -> StepRecord:
@@ -151,7 +163,7 @@ class Loop:
             record = replace(record, race=race, trial=trial)
             if trial.accepted:
                 walk.incumbent = walk.seen[trial.candidate]
-                self.validate(walk)
+                walk.choice.enter(walk.incumbent)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
             record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
@@ -193,12 +205,12 @@ class Loop:
         examples += minibatch[: self.settings.batch_size - len(examples)] if len(examples) < len(minibatch) else []
         first = examples[: self.settings.batch_size]
         self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
-        gains = [fmean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
+        gains = [fmean(self.forward.differences(candidate, walk.incumbent, first)) for candidate in candidates]
         thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
         leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].level)
         winner, threshold = candidates[leader], thresholds[leader]
         paid, accepted = decide(
-            lambda more: self.differences(winner, walk.incumbent, more),
+            lambda more: self.forward.differences(winner, walk.incumbent, more),
             examples,
             threshold=threshold.level,
             width=self.settings.width,
@@ -214,41 +226,14 @@ class Loop:
         parts = (policy.threshold(candidate, walk.incumbent, state, ctx) for policy, state in states)
         return reduce(add, parts, Threshold())
 
-    def validate(self, walk: Walk) -> None:
-        """Let the new incumbent meet the best so far on the valset."""
-        _, better = decide(
-            lambda examples: self.differences(walk.incumbent, walk.best, examples),
-            self.settings.valset,
-            threshold=0.0,
-            width=self.settings.width,
-            confidence=self.settings.confidence,
-            first_look=self.settings.batch_size,
-        )
-        if better:
-            walk.best = walk.incumbent
-
     def learn(self, walk: Walk, record: StepRecord) -> StepRecord:
         """Complete the record, keep it, and let the policies learn from it, whatever came of the step."""
-        best_scores = self.forward.scores(walk.best, self.settings.valset)
         unparsed = self.backward.ask.unparsed + self.update.ask.unparsed
-        record = replace(
-            record, best=walk.best.id, best_score=fmean(best_scores), unparsed=unparsed, spent=self.budget.spent
-        )
+        best, score = walk.choice.best, walk.choice.best_score
+        record = replace(record, best=best.id, best_score=score, unparsed=unparsed, spent=self.budget.spent)
         walk.history.append(record)
         walk.states = [policy.learn(record, state) for policy, state in zip(self.policies, walk.states, strict=True)]
         return record
-
-    def choose(self, walk: Walk) -> None:
-        """Let student, best so far and incumbent meet on the full valset, as far as the budget reaches."""
-        self.budget.reserve = 0
-        means: dict[str, float] = {}
-        for candidate in (walk.student, walk.best, walk.incumbent):
-            try:
-                means[candidate.id] = fmean(self.scores(candidate, self.settings.valset))
-            except BudgetSpent:
-                break
-        if walk.best.id in means:  # Else it stays the best as far as its examples were paid.
-            walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
 
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
@@ -285,15 +270,3 @@ class Loop:
         rng = ctx.rng("trial")
         limit = self.settings.max_trial_examples
         return rng.sample(others, len(others) if limit is None else min(limit, len(others)))
-
-    def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the paired differences of score; both sides run at once, and only where they have not yet."""
-        rollouts = self.forward([(each, example) for each in (candidate, other) for example in examples])
-        return [
-            mine.score - its.score
-            for mine, its in zip(rollouts[: len(examples)], rollouts[len(examples) :], strict=True)
-        ]
-
-    def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the scores of a candidate on examples."""
-        return [rollout.score for rollout in self.forward([(candidate, example) for example in examples])]

@@ -28,7 +28,7 @@ from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.prices import Price, Prices
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
-from dspy_dlpo.result import CandidatePrograms, DLPOResult
+from dspy_dlpo.result import CandidatePrograms, DLPOResult, warn_unless_sure
 from dspy_dlpo.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.tracking import Progress
 from dspy_dlpo.update import Update
@@ -301,7 +301,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         student = student.deepcopy()
         for stale in ("candidate_programs", "detailed_results"):  # Those of an earlier compilation.
             vars(student).pop(stale, None)
-        program = with_instructions(student, walk.best)
+        program = with_instructions(student, walk.choice.best)
         program.candidate_programs = CandidatePrograms(student, result)
         if self.track_stats:
             program.detailed_results = result
@@ -421,18 +421,24 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             if (found := forward.scores(candidate, data.valset)) or candidate is walk.student
         }
         candidates = tuple(scores)
-        return DLPOResult(
+        result = DLPOResult(
             candidates=candidates,
             # A limit may have ended the run before the student had its first score.
             val_aggregate_scores=tuple(fmean(each) if each else math.nan for each in scores.values()),
             num_val_examples=tuple(len(each) for each in scores.values()),
-            best_idx=[candidate.id for candidate in candidates].index(walk.best.id),
+            best_idx=[candidate.id for candidate in candidates].index(walk.choice.best.id),
+            gain=walk.gain,
             history=tuple(walk.history),
             spent=budget.spent,
             stopped=walk.stopped,
             log_dir=None if self.log_dir is None else str(self.log_dir),
             seed=self.seed,
+            score_range=self.score_range,
+            failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
         )
+        if result.best_idx:
+            warn_unless_sure(result.gain, "valset")
+        return result
 
 
 def _predictors(student: dspy.Module) -> dict[str, dspy.Predict]:

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, overload
 
 import dspy
 
-from dspy_dlpo.forward import with_instructions
+from dspy_dlpo.budget import Budget
+from dspy_dlpo.data import Data, check_examples
+from dspy_dlpo.forward import Forward, Metric, with_instructions
+from dspy_dlpo.intervals import Gain
+from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Candidate, Spending, StepRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Student and optimised program on the same examples.
+
+    Attributes:
+        before: Mean score of the student.
+        after: Mean score of the optimised program.
+        gain: Its gain, with the interval.
+        num_failed: Runs in which the program or the metric raised; they score `failure_score`.
+        spent: What the evaluation cost.
+    """
+
+    before: float
+    after: float
+    gain: Gain
+    num_failed: int
+    spent: Spending
 
 
 @dataclass(frozen=True)
@@ -22,22 +49,30 @@ class DLPOResult:
         val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
         num_val_examples: On how many that was; the student and the best have the whole valset.
         best_idx: Index of the candidate that was returned.
+        gain: Its gain over the student on the valset; the interval allows for its having been chosen there. Exactly 0
+            if the student was returned. If no valset could be held out, the examples also made the candidates: then
+            the gain looks too good, which no interval can mend; see `evaluate`.
         history: One record a step.
         spent: What the run cost.
         stopped: Why it ended.
         log_dir: Where its ledger is; None if it was kept in memory.
         seed: The run's seed.
+        score_range: Lowest and highest score of the metric.
+        failure_score: Score of an example on which the program or the metric raised.
     """
 
     candidates: tuple[Candidate, ...]
     val_aggregate_scores: tuple[float, ...]
     num_val_examples: tuple[int, ...]
     best_idx: int
+    gain: Gain
     history: tuple[StepRecord, ...]
     spent: Spending
     stopped: str
     log_dir: str | None
     seed: int
+    score_range: tuple[float, float]
+    failure_score: float
 
     @property
     def best_candidate(self) -> Mapping[str, str]:
@@ -49,9 +84,73 @@ class DLPOResult:
         """How often the metric was called."""
         return self.spent.metric_calls
 
+    def evaluate(
+        self,
+        program: dspy.Module,
+        testset: Sequence[dspy.Example],
+        *,
+        metric: Callable[..., Any],
+        num_threads: int | None = None,
+    ) -> Evaluation:
+        """Score student and optimised program on examples that took no part in the run.
+
+        A warning is logged unless the whole interval of the gain is above zero. The interval allows for no choice, for
+        the testset made none. (If you evaluate several runs on it and keep the best, it did.)
+
+        Args:
+            program: The program, before or after optimisation: it is copied, and gets the instructions of each.
+            testset: Examples with inputs.
+            metric: The metric, in any of the forms that the optimiser takes.
+            num_threads: Rollouts in flight at once. Default: DSPy's setting.
+
+        Raises:
+            TypeError: If an example or the metric is of the wrong kind.
+            ValueError: If there are no examples, one has no inputs, or the metric gives a score that is none.
+            dspy.LMError: If a language model fails in a way that no retry can mend.
+        """
+        check_examples("testset", testset)
+        names = tuple(f"test:{index}" for index in range(len(testset)))
+        budget = Budget(None)
+        ledger = Ledger(None, {})
+        try:
+            forward = Forward(
+                program,
+                Metric(metric, self.score_range),
+                Data(testset, (), names, (), "given"),
+                ledger=ledger,
+                budget=budget,
+                num_threads=num_threads or dspy.settings.num_threads,
+                failure_score=self.failure_score,
+            )
+            student, best = self.candidates[0], self.candidates[self.best_idx]
+            rollouts = forward([(candidate, name) for name in names for candidate in (student, best)])
+        finally:
+            ledger.close()
+        before, after = ([rollout.score for rollout in rollouts[side::2]] for side in (0, 1))
+        gain = Gain(num_examples=len(names))
+        if self.best_idx:
+            gain = Gain.between(before, after, score_range=self.score_range)
+            warn_unless_sure(gain, "testset")
+        num_failed = len({(rollout.candidate, rollout.example) for rollout in rollouts if rollout.error})
+        return Evaluation(fmean(before), fmean(after), gain, num_failed, budget.spent)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""
         return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
+
+
+def warn_unless_sure(gain: Gain, where: str) -> None:
+    """Log a warning if the interval of a gain is not above zero.
+
+    The log, and not `warnings.warn`: a run that was paid for must not end in an exception where warnings are errors.
+    """
+    if not gain.is_sure:
+        logger.warning(
+            "No sure gain on the %s: %s. More examples would tell: a larger `valset`, or a testset for "
+            "`detailed_results.evaluate`.",
+            where,
+            gain,
+        )
 
 
 class CandidatePrograms(Sequence[dict[str, Any]]):

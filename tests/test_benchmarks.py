@@ -6,9 +6,10 @@ from statistics import fmean
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 
-from dspy_dlpo.benchmarks import decisions, enforcement
+from dspy_dlpo.benchmarks import coverage, decisions, enforcement
 from tests.scripted import fields, scripted_lm
 
 
@@ -82,3 +83,31 @@ def test_decisions_print_a_table_or_json(monkeypatch: pytest.MonkeyPatch, capsys
     rows = json.loads(capsys.readouterr().out)
     assert [row["rule"] for row in rows] == ["sequential test", "normal bound"] * 2
     assert f"| {rows[0]['paid']:.1%} |" in table
+
+
+@pytest.mark.parametrize(("kind", "truth"), [("binary", "0"), ("binary", "+0.1"), ("graded", "0")])
+def test_interval_of_the_best_of_ten_holds_the_true_gain_where_the_textbook_interval_does_not(
+    kind: str, truth: str
+) -> None:
+    columns = coverage.measure(kind, truth, size=20, num_candidates=10, num_runs=100, seed=0)
+    assert fmean(columns["chosen"]) > 0.9
+    assert fmean(columns["held"]) >= 0.95
+    assert fmean(columns["textbook held"]) < 0.95
+
+
+@pytest.mark.parametrize("draw", [coverage.binary_scores, coverage.graded_scores])
+def test_coverage_draws_candidates_of_the_gains_it_takes_for_true(draw: Any) -> None:
+    gains = [-0.1, 0.0, 0.1, 0.2]
+    scores = draw(np.random.default_rng(0), gains, 200_000)
+    assert 0 <= scores.min() < scores.max() <= 1
+    assert (scores[1:] - scores[0]).mean(axis=1) == pytest.approx(gains, abs=0.005)
+
+
+def test_coverage_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(coverage, "SIZES", (10,))
+    monkeypatch.setattr(coverage, "NUM_CANDIDATES", (1,))
+    monkeypatch.setattr("sys.argv", ["coverage", "--runs", "5"])
+    coverage.main()
+    out = capsys.readouterr().out
+    assert out.count("| 10 | 1 |") == 6
+    assert "Least coverage of all rows: 100.0%" in out
