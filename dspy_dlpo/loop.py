@@ -265,8 +265,12 @@ class Loop:
         return list(dict.fromkeys(names))
 
     def fresh(self, minibatch: Sequence[str], ctx: StepContext) -> list[str]:
-        """Return train examples outside the minibatch in random order, at most `max_trial_examples`."""
-        others = sorted({*self.settings.trainset} - {*minibatch})
-        rng = ctx.rng("trial")
-        limit = self.settings.max_trial_examples
-        return rng.sample(others, len(others) if limit is None else min(limit, len(others)))
+        """Return train examples outside the minibatch, at most `max_trial_examples`, in the random order of the epoch.
+
+        Within an epoch it stays the same, so that what an incumbent was paid for as a candidate serves again.
+        """
+        order = list(self.settings.trainset)
+        epoch = ctx.step * self.settings.batch_size // len(order)
+        random.Random(f"{self.settings.seed}/trial/{epoch}").shuffle(order)
+        used = set(minibatch)
+        return [name for name in order if name not in used][: self.settings.max_trial_examples]

@@ -2,8 +2,10 @@
 
 The authors' script makes 3B + 2 + 2T + V calls a step: 407 with minibatches of 5, 190 train and 10 validation examples.
 The same setting on a simulated task: of 12 cases each has a rule, and an answer is usually right only if the
-instruction holds the rule of its case. The simulated critic infers the rule from a complaint in 60 % of its replies; in
-the others it writes something useless, or something that does harm. The simulated models work from their prompts alone.
+instruction holds the rule of its case. 30 % of the questions are answered anew whenever a word of the instruction
+changes, so that a useless sentence turns some answers too. In 60 % of its replies the simulated critic infers the rule
+from a complaint; in the others it writes something useless, or something that does harm. The simulated models work from
+their prompts alone.
 
 Run `python -m dspy_dlpo.benchmarks.calls`.
 """
@@ -29,6 +31,7 @@ BATCH_SIZE, TRAIN, VAL, TEST = 5, 190, 10, 300
 FORMULA = 3 * BATCH_SIZE + 2 + 2 * TRAIN + VAL
 CAPS: Mapping[str, int | None] = {"no cap": None, "cap of 32": 32}
 _NUM_CASES = 12
+_FIRM = 0.7
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _task(system: str, user: str) -> str:
     case = re.findall(r"case (\d+)", field(user, "question"))[0]
     skill = 0.85 if f"Keep the rule of case {case}." in system else 0.2
     skill -= 0.1 * len(re.findall(r"Hurry in round \d+\.", system))
-    return fields(answer=f"answer {case}" if _chance(system, user) < skill else "a guess")
+    luck = _chance(user) if _chance("firm", user) < _FIRM else _chance(system, user)
+    return fields(answer=f"answer {case}" if luck < skill else "a guess")
 
 
 def _critic(system: str, user: str) -> str:

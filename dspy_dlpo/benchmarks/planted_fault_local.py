@@ -1,8 +1,9 @@
 """Is a planted fault repaired where it is, on a real model? An extract-then-decide program on this machine.
 
-A shop sorts messages to its desks: the first predictor writes down the article, the second names the desk. The first is
-told to write down the customer's name instead, so the second never sees an article. What the metric says is about the
-desk. Run with the chain and without it (`chain=False`, each predictor is shown what the metric says of the whole).
+Orders are planned by quarters: the first predictor writes down the month of the delivery, the second names the quarter.
+The first is told to write down the customer's name instead, so the second never sees a month. What the metric says is
+about the quarter. Run with the chain and without it (`chain=False`: each predictor is shown what the metric says of the
+whole).
 
 Run `python -m dspy_dlpo.benchmarks.planted_fault_local`; each run takes some minutes on 2 cores.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from itertools import product
 from statistics import fmean
 
 import dspy
@@ -20,57 +22,64 @@ from dspy_dlpo.local import local_lm
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.records import Candidate
 
-DESKS = {
-    "garden": ["rake", "lawn mower", "watering can", "flower pot", "hedge trimmer", "garden hose", "wheelbarrow"],
-    "kitchen": ["frying pan", "bread knife", "kettle", "whisk", "rolling pin", "soup ladle", "toaster"],
-    "office": ["stapler", "desk lamp", "ring binder", "hole punch", "fountain pen", "paper shredder", "notepad"],
-    "toys": ["teddy bear", "jigsaw puzzle", "kite", "toy train", "yo-yo", "doll", "spinning top"],
-}
-NAMES = ["Anna Berg", "Tom Weaver", "Ines Costa", "Paul Novak", "Mary Chen", "Omar Haddad", "Lena Vogt", "Sam Field"]
-MESSAGES = [
-    "Hello, {name} here. I would like to order a {article}, please send it by Friday.",
-    "This is {name}. The {article} that I bought last week is broken. Can I get a new one?",
-    "Good morning! Do you still have the {article} from your spring list? Kind regards, {name}",
-    "{name} speaking, customer for ten years. What does a {article} cost now?",
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ]
+NAMES = ("Anna Berg", "Tom Weaver", "Ines Costa", "Paul Novak", "Mary Chen", "Omar Haddad", "Lena Vogt", "Sam Field")
+MESSAGES = (
+    "{name} here. Please deliver the {number} chairs in {month}, at the back door.",
+    "Hello, {name} speaking: we need {number} tables, delivery in {month} would be fine.",
+    "{number} lamps for {month}, please. Regards, {name}",
+    "Could we have the {number} shelves by {month}? They are for the new office. {name}",
+)
 RIGHT = Candidate(
     {
-        "extract": "Write the article that the message is about.",
-        "decide": "Name the desk that the subject belongs to: garden, kitchen, office or toys. Answer with one word.",
+        "extract": "Write only the month of the delivery.",
+        "decide": "January, February and March are Q1. April, May and June are Q2. July, August and September are Q3. "
+        "October, November and December are Q4. Write the quarter.",
     }
 )
-FAULTY = Candidate({**RIGHT.instructions, "extract": "Write the name of the customer."})
+FAULTY = Candidate({**RIGHT.instructions, "extract": "Write only the name of the customer."})
 
 
-class Desks(dspy.Module):  # type: ignore[misc]  # DSPy is untyped.
-    """Extract the subject, then decide."""
+class Planning(dspy.Module):  # type: ignore[misc]  # DSPy is untyped.
+    """Extract, then decide."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.extract = dspy.Predict("message -> subject")
-        self.decide = dspy.Predict("subject -> desk")
+        self.extract = dspy.Predict("message -> keyword")
+        self.decide = dspy.Predict("keyword -> quarter")
 
     def forward(self, message: str) -> dspy.Prediction:
-        """Return the desk."""
-        return self.decide(subject=self.extract(message=message).subject)
+        """Return the quarter."""
+        return self.decide(keyword=self.extract(message=message).keyword)
 
 
 def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
-    """Compare the desks, and say to which desk the article belongs."""
-    right = example.desk in prediction.desk.lower()
-    feedback = "" if right else f"The message is about a {example.article}, so the desk must be {example.desk}."
+    """Compare the quarters, and say which month was meant."""
+    right = example.quarter in prediction.quarter
+    feedback = "" if right else f"The delivery is wanted in {example.month}, which is in {example.quarter}."
     return dspy.Prediction(score=right, feedback=feedback)
 
 
 def examples() -> list[dspy.Example]:
-    """Return two messages about each article, in a fixed random order."""
+    """Return every message with every month, 48 in all, in a fixed random order."""
     rng = random.Random(0)
     found = []
-    for desk, articles in DESKS.items():
-        for article in articles:
-            for message in rng.sample(MESSAGES, 2):
-                text = message.format(name=rng.choice(NAMES), article=article)
-                found.append(dspy.Example(message=text, article=article, desk=desk).with_inputs("message"))
+    for (place, month), message in product(enumerate(MONTHS), MESSAGES):
+        text = message.format(name=rng.choice(NAMES), number=rng.randint(2, 40), month=month)
+        found.append(dspy.Example(message=text, month=month, quarter=f"Q{place // 3 + 1}").with_inputs("message"))
     rng.shuffle(found)
     return found
 
@@ -79,18 +88,18 @@ def main() -> None:
     """Print a line for each run, and how many were repaired."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--max-metric-calls", type=int, default=80)
+    parser.add_argument("--max-metric-calls", type=int, default=70)
     arguments = parser.parse_args()
     rows = examples()
-    trainset, valset, testset = rows[:20], rows[20:32], rows[32:]
-    lm = local_lm(max_tokens=48, stop=["[[ ## completed"])
+    trainset, valset, testset = rows[:16], rows[16:26], rows[26:]
+    lm = local_lm(max_tokens=24, stop=["[[ ## completed"])
     dspy.configure(lm=lm)
 
     def score(program: dspy.Module) -> float:
         return fmean(float(metric(row, program(**row.inputs())).score) for row in testset)
 
-    student = with_instructions(Desks(), FAULTY)
-    right, faulty = score(with_instructions(Desks(), RIGHT)), score(student)
+    student = with_instructions(Planning(), FAULTY)
+    right, faulty = score(with_instructions(Planning(), RIGHT)), score(student)
     print(f"On {len(testset)} test messages: {right:.2f} without the fault, {faulty:.2f} with it.")
     print("Repaired: at least nine tenths of the difference made up.\n", flush=True)
     for chain in (True, False):
