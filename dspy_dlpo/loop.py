@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import add
 from statistics import fmean
 
@@ -36,6 +36,7 @@ class Settings:
     score_range: tuple[float, float]
     confidence: float
     seed: int
+    num_repeats: int = 1
 
     @property
     def width(self) -> float:
@@ -86,6 +87,7 @@ class Loop:
         self.forward, self.backward, self.update, self.protection = forward, backward, update, protection
         self.policies, self.ledger, self.budget = policies, ledger, budget
         self.settings, self.on_step = settings, on_step
+        self._order = lru_cache(maxsize=1)(self._shuffled)
 
     def run(self, student: Candidate) -> Walk:
         """Walk from the student until the steps, the budget or the failures run out; then choose."""
@@ -95,14 +97,14 @@ class Loop:
         try:
             check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
             self.scores(student, self.settings.valset)
-            self.budget.reserve = len(self.settings.valset)
+            self.budget.reserve = len(self.settings.valset) * self.settings.num_repeats
             idle = 0
             while not walk.stopped:
                 spent = self.budget.spent.metric_calls
                 record = self.step(walk)
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
                 walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
-                self.ledger.add_step(record)
+                self.ledger.add_step(record, walk.states)
                 self.on_step(record)
         except BudgetSpent:
             walk.stopped = BUDGET_SPENT
@@ -116,10 +118,11 @@ class Loop:
         minibatch = self.minibatch(index)
 
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
+        rollouts = [rollout for rollout in rollouts if not rollout.lost]
         top = self.settings.score_range[1]
         failing = [rollout for rollout in rollouts if rollout.score < top]
-        loss = top - fmean(rollout.score for rollout in rollouts)
-        record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss, top)
+        loss = _mean([top - rollout.score for rollout in rollouts])
+        record = StepRecord(index, walk.incumbent.id, tuple(rollout.example for rollout in rollouts), loss, top)
         gradients = self.backward(walk.incumbent, failing, index) if failing else ()
         requests = [self.narrow(walk, gradient, ctx) for gradient in gradients]
         own = self.own_proposals(walk, ctx)
@@ -136,7 +139,8 @@ class Loop:
             dropped_edits=proposals.dropped,
         )
         if not candidates:
-            why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
+            clean = "perfect minibatch" if rollouts else "minibatch lost"
+            why = "no usable edit" if gradients else "no gradient" if failing else clean
             return self.learn(walk, replace(record, skipped=why))
 
         try:
@@ -182,8 +186,8 @@ class Loop:
         examples = self.fresh(minibatch, ctx)
         examples += minibatch[: self.settings.batch_size - len(examples)] if len(examples) < len(minibatch) else []
         first = examples[: self.settings.batch_size]
-        self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
-        gains = [fmean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
+        self.forward.pay([(each, example) for each in (walk.incumbent, *candidates) for example in first])
+        gains = [_mean(self.differences(candidate, walk.incumbent, first)) for candidate in candidates]
         thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
         leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].level)
         winner, threshold = candidates[leader], thresholds[leader]
@@ -222,7 +226,12 @@ class Loop:
         best_scores = self.forward.scores(walk.best, self.settings.valset)
         unparsed = self.backward.ask.unparsed + self.update.ask.unparsed
         record = replace(
-            record, best=walk.best.id, best_score=fmean(best_scores), unparsed=unparsed, spent=self.budget.spent
+            record,
+            best=walk.best.id,
+            best_score=_mean(best_scores),
+            unparsed=unparsed,
+            lost=self.forward.lost,
+            spent=self.budget.spent,
         )
         walk.history.append(record)
         walk.states = [policy.learn(record, state) for policy, state in zip(self.policies, walk.states, strict=True)]
@@ -234,7 +243,7 @@ class Loop:
         means: dict[str, float] = {}
         for candidate in (walk.student, walk.best, walk.incumbent):
             try:
-                means[candidate.id] = fmean(self.scores(candidate, self.settings.valset))
+                means[candidate.id] = _mean(self.scores(candidate, self.settings.valset))
             except BudgetSpent:
                 break
         walk.best = walk.seen[max(means, key=means.__getitem__)]  # Ties go to the student, then to the best so far.
@@ -242,8 +251,9 @@ class Loop:
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
         trainset, top = self.settings.trainset, self.settings.score_range[1]
-        scores = self.forward.scores(walk.incumbent, trainset)
-        if walk.history[-1].skipped == "perfect minibatch" and scores == [top] * len(trainset):
+        if walk.history[-1].skipped == "perfect minibatch" and all(
+            self.forward.score(walk.incumbent, example) == top for example in trainset
+        ):
             return "the program is perfect on the whole trainset"
         if len(walk.history) == self.settings.num_steps:
             return f"{self.settings.num_steps} steps are done"
@@ -253,32 +263,41 @@ class Loop:
 
     def minibatch(self, step: int) -> list[str]:
         """Return the examples of a step: one seeded shuffle of the trainset an epoch."""
-        trainset = self.settings.trainset
         names: list[str] = []
         start = step * self.settings.batch_size
         for position in range(start, start + self.settings.batch_size):
-            epoch, place = divmod(position, len(trainset))
-            if place == 0 or not names:
-                order = list(trainset)
-                random.Random(f"{self.settings.seed}/epoch/{epoch}").shuffle(order)
-            names.append(order[place])
+            epoch, place = divmod(position, len(self.settings.trainset))
+            names.append(self._order(epoch)[place])
         return list(dict.fromkeys(names))
+
+    def _shuffled(self, epoch: int) -> list[str]:
+        """Return the trainset in the order of an epoch."""
+        order = list(self.settings.trainset)
+        random.Random(f"{self.settings.seed}/epoch/{epoch}").shuffle(order)
+        return order
 
     def fresh(self, minibatch: Sequence[str], ctx: StepContext) -> list[str]:
         """Return train examples outside the minibatch in random order, at most `max_trial_examples`."""
-        others = sorted({*self.settings.trainset} - {*minibatch})
-        rng = ctx.rng("trial")
-        limit = self.settings.max_trial_examples
-        return rng.sample(others, len(others) if limit is None else min(limit, len(others)))
+        trainset, excluded = self.settings.trainset, {*minibatch}
+        limit = self.settings.max_trial_examples or len(trainset)
+        drawn = ctx.rng("trial").sample(trainset, min(limit + len(excluded), len(trainset)))
+        return [name for name in drawn if name not in excluded][:limit]
 
     def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the paired differences of score; both sides run at once, and only where they have not yet."""
-        rollouts = self.forward([(each, example) for each in (candidate, other) for example in examples])
-        return [
-            mine.score - its.score
-            for mine, its in zip(rollouts[: len(examples)], rollouts[len(examples) :], strict=True)
-        ]
+        """Return the paired differences of score; both sides run at once, and only where they have not yet.
+
+        A pair of which a side is lost is left out.
+        """
+        self.forward.pay([(each, example) for each in (candidate, other) for example in examples])
+        pairs = ((self.forward.score(candidate, name), self.forward.score(other, name)) for name in examples)
+        return [mine - its for mine, its in pairs if mine is not None and its is not None]
 
     def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the scores of a candidate on examples."""
-        return [rollout.score for rollout in self.forward([(candidate, example) for example in examples])]
+        """Return the scores of a candidate on examples, without those that are lost."""
+        self.forward.pay([(candidate, example) for example in examples])
+        return self.forward.scores(candidate, examples)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean; 0 where every value was lost."""
+    return fmean(values) if values else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -59,6 +60,13 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         max_trial_examples: Most train examples on which a candidate meets the incumbent; None for the whole trainset.
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
+        num_repeats: Runs of a candidate on each example, each a metric call; their mean is its score there. More than 1
+            is for programs whose answers vary (a temperature above 0): it measures each example better for the price of
+            fewer examples.
+        timeout: Seconds for one run of the program with its metric, and for one critic or proposer call, retries of
+            the LM included. What takes longer is abandoned and counted as lost. None for no limit.
+        max_lost_share: Share of the latest rollouts (up to 50) that may be lost, to failing LMs or to `timeout`, before
+            the run stops with an error. A lost rollout costs its example, not the comparison it was for.
         confidence: How sure a comparison must be before it stops early, in (0.5, 1).
         show_gold: Whether the critic sees the labels of failing examples. Text of labels can then end up in prompts.
         num_threads: Rollouts and critic calls in flight at once. Default: DSPy's setting.
@@ -93,6 +101,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         max_trial_examples: int | None = 32,
         score_range: tuple[float, float] = (0.0, 1.0),
         failure_score: float | None = None,
+        num_repeats: int = 1,
+        timeout: float | None = 600.0,
+        max_lost_share: float = 0.5,
         confidence: float = 0.95,
         show_gold: bool = True,
         num_threads: int | None = None,
@@ -112,6 +123,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ("batch_size", batch_size, 1),
             ("num_candidates", num_candidates, 1),
             ("max_trial_examples", max_trial_examples, 1),
+            ("num_repeats", num_repeats, 1),
             ("num_threads", num_threads, 1),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
@@ -121,6 +133,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             raise ValueError(f"`score_range` must be (lowest, highest), but got score_range={score_range!r}.")
         if failure_score is not None and not score_range[0] <= failure_score <= score_range[1]:
             raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score}.")
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"`timeout` must be seconds above 0, but got timeout={timeout}. None is no limit.")
+        if not 0 < max_lost_share <= 1:
+            raise ValueError(f"`max_lost_share` must be in (0, 1], but got max_lost_share={max_lost_share}.")
         if not isinstance(seed, int):
             raise TypeError(f"`seed` must be an integer, but got seed={seed!r}.")
         if not 0.5 < confidence < 1:
@@ -146,6 +162,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.max_trial_examples = max_trial_examples
         self.score_range = score_range
         self.failure_score = failure_score
+        self.num_repeats = num_repeats
+        self.timeout = timeout
+        self.max_lost_share = max_lost_share
         self.confidence = confidence
         self.show_gold = show_gold
         self.num_threads = num_threads
@@ -179,13 +198,16 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             TypeError: If the program or an example is of the wrong kind.
             ValueError: If there is nothing to optimise, no LM, an example without inputs, a budget too small for the
                 valset, a score that is none, or a `log_dir` of a run with other settings.
-            RuntimeError: If the program fails on the whole first minibatch.
+            RuntimeError: If the program fails on the whole first minibatch, if more than `max_lost_share` is lost, or
+                if another process runs in `log_dir`.
+            OSError: If the disk is full. As after every error, the same call with the same `log_dir` goes on.
             dspy.LMError: If a language model fails in a way that no retry can mend.
         """
         predictors = _predictors(student)
         prompt_model = self._prompt_model(predictors)
         critic_model = self.critic_model or prompt_model
         data = prepare(trainset, valset, self.seed)
+        self._check_repeats(predictors)
         settings, budget = self._limits(data)
         progress = Progress(budget.max_metric_calls, settings.num_steps) if self.verbose else None
         if progress and data.held_out != "given":
@@ -193,7 +215,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         num_threads = self.num_threads or dspy.settings.num_threads
         start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
         protection = Protection(self.protect, student, start.instructions)
-        ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, [prompt_model, critic_model]))
+        models = [prompt_model, critic_model]
+        ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:
             forward = Forward(
                 student,
@@ -203,15 +226,18 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 budget=budget,
                 num_threads=num_threads,
                 failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+                num_repeats=self.num_repeats,
+                timeout=self.timeout,
+                max_lost_share=self.max_lost_share,
             )
             backward = Backward(
-                Asker(critic_model, ledger, budget, num_threads),
+                Asker(critic_model, ledger, budget, num_threads, self.timeout),
                 data,
                 show_gold=self.show_gold,
                 top_score=self.score_range[1],
             )
             update = Update(
-                Asker(prompt_model, ledger, budget, num_threads),
+                Asker(prompt_model, ledger, budget, num_threads, self.timeout),
                 CopyGuard(data, start.instructions.values()).copies,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
                 protection,
@@ -247,6 +273,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             )
         return model
 
+    def _check_repeats(self, predictors: Mapping[str, dspy.Predict]) -> None:
+        models = [predictor.lm or dspy.settings.lm for predictor in predictors.values()]
+        if self.num_repeats > 1 and all(model.kwargs.get("temperature") == 0 for model in models):
+            raise ValueError(
+                f"`num_repeats` must be 1 at temperature 0, but got num_repeats={self.num_repeats}: every repeat would "
+                "be the same. Give the program's LM a temperature above 0, or leave `num_repeats` out."
+            )
+
     def _limits(self, data: Data) -> tuple[Settings, Budget]:
         size = len(data.trainset)
         if self.batch_size is not None and self.batch_size > size:
@@ -262,6 +296,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             score_range=self.score_range,
             confidence=self.confidence,
             seed=self.seed,
+            num_repeats=self.num_repeats,
         )
         max_metric_calls = self.max_metric_calls
         if self.num_steps is None and max_metric_calls is None:
@@ -269,9 +304,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             trial = min(size, self.max_trial_examples or size)
             step = settings.batch_size * (1 + self.num_candidates) + trial + len(data.valset) // 2
             settings = replace(settings, num_steps=num_steps)
-            max_metric_calls = 2 * len(data.valset) + num_steps * step
-        step = settings.batch_size * (2 + self.num_candidates)
-        least = 2 * len(data.valset) + step
+            max_metric_calls = (2 * len(data.valset) + num_steps * step) * self.num_repeats
+        step = settings.batch_size * (2 + self.num_candidates) * self.num_repeats
+        least = 2 * len(data.valset) * self.num_repeats + step
         if max_metric_calls is not None and max_metric_calls < least:
             raise ValueError(
                 f"`max_metric_calls` must be at least {least} here, but got max_metric_calls={max_metric_calls}: the "

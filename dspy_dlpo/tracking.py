@@ -44,7 +44,10 @@ class Progress:
         """Print how the run ended."""
         before, after = result.val_aggregate_scores[0], result.val_aggregate_scores[result.best_idx]
         unparsed = result.history[-1].unparsed if result.history else 0
+        lost = result.history[-1].lost if result.history else 0
         self.note(
             f"{result.stopped}; valset {before:.3f} -> {after:.3f}; {result.spent.metric_calls} metric calls, "
-            f"{result.spent.lm_calls} LM calls" + (f"; {unparsed} replies could not be used" if unparsed else "")
+            f"{result.spent.lm_calls} LM calls"
+            + (f"; {unparsed} replies could not be used" if unparsed else "")
+            + (f"; {lost} rollouts were lost" if lost else "")
         )
