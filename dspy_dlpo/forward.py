@@ -7,6 +7,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial, reduce
 from operator import add
@@ -336,29 +337,33 @@ def predictor_names(program: dspy.Module) -> PredictorNames:
 class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
     """Records every predictor call of one rollout, in order of their beginning, failed ones included.
 
-    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`.
+    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`. During a
+    predictor call it is not among the callbacks: DSPy would call it for adapter and language model too, at a cost.
     """
 
     def __init__(self, names: PredictorNames, max_chars: int) -> None:
         self._names = names
         self._max_chars = max_chars
         self._calls: dict[str, Call | None] = {}
-        self._begun: dict[str, tuple[dspy.Predict, Mapping[str, Any]]] = {}
+        self._begun: dict[str, tuple[dspy.Predict, Mapping[str, Any], AbstractContextManager[None]]] = {}
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Note that a call has begun."""
         if isinstance(instance, dspy.Predict):
+            without = dspy.context(callbacks=[each for each in dspy.settings.callbacks if each is not self])
+            without.__enter__()
             with self._lock:
                 self._calls[call_id] = None
-                self._begun[call_id] = (instance, inputs.get("kwargs", inputs))
+                self._begun[call_id] = (instance, inputs.get("kwargs", inputs), without)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """Record the call."""
         with self._lock:
             if call_id not in self._begun:
                 return
-            predictor, inputs = self._begun.pop(call_id)
+            predictor, inputs, without = self._begun.pop(call_id)
+            without.__exit__(None, None, None)
             fields = predictor.signature.input_fields
             self._calls[call_id] = Call(
                 predictor=self._names.get(id(predictor), self._names.get(id(predictor.signature))),
