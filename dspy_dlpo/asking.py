@@ -13,7 +13,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from dspy_dlpo.budget import Budget, metered
-from dspy_dlpo.forward import FATAL, unbroken
+from dspy_dlpo.faults import FATAL, unbroken
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Spending
 from dspy_dlpo.threads import run_in_threads

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,28 +15,16 @@ from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import (
-    AdapterParseError,
-    LMAuthError,
-    LMBillingError,
-    LMConfigurationError,
-    LMError,
-    LMInvalidRequestError,
-    LMProviderError,
-    LMUnsupportedModelError,
-)
+from dspy.utils.exceptions import AdapterParseError
 
 from dspy_dlpo.budget import Budget, metered
 from dspy_dlpo.data import Data, place
+from dspy_dlpo.faults import FATAL, Faults, is_outside, unbroken
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Call, Candidate, Rollout, Spending
 from dspy_dlpo.threads import run_in_threads
 
-FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
-"""Errors of a language model that no retry can mend: they end a run."""
-
 _MAX_PROGRAMS = 8
-_RECENT, _FEW = 50, 20  # Rollouts.
 _ROLLOUT_IDS = 1000  # A repeat's own: modules such as `dspy.Refine` count on from the one they are given.
 
 _Key = tuple[str, str, int]  # Candidate, example, repeat.
@@ -134,7 +121,7 @@ class Forward:
         num_repeats: Runs of a candidate on each example. From the second on, each has a `rollout_id` of its own, so
             that DSPy's cache does not answer it with the first.
         timeout: Seconds after which a rollout is abandoned; None for never.
-        max_lost_share: Share of the last 50 rollouts (once there are 20) that may be lost before the run stops.
+        max_lost_share: See `Faults`.
         max_chars: Characters kept of each field of a trace, error or feedback.
 
     Attributes:
@@ -165,11 +152,10 @@ class Forward:
         self._failure_score = failure_score
         self._num_repeats = num_repeats
         self._timeout = timeout
-        self._max_lost_share = max_lost_share
         self._max_chars = max_chars
         self._met: dict[_Key, float] = {}
         self._lost: dict[_Key, Rollout] = {}
-        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self._faults = Faults(max_lost_share)
         self._program = lru_cache(maxsize=_MAX_PROGRAMS * num_repeats)(self._build)
 
     @property
@@ -215,7 +201,7 @@ class Forward:
             if not rollout.lost:
                 self._ledger.add_rollout(rollout)
             self._meet(keys[index], rollout)
-            self._check_lost(rollout)
+            self._faults.count(rollout)
 
         run_in_threads(list(missing.values()), keep, num_threads=self._num_threads, timeout=self._timeout)
 
@@ -246,15 +232,6 @@ class Forward:
         error, spent = f"abandoned after {self._timeout} seconds", Spending(1, seconds=self._timeout or 0.0)
         return Rollout(candidate, example, self._failure_score, error=error, spent=spent, repeat=repeat, lost=True)
 
-    def _check_lost(self, rollout: Rollout) -> None:
-        self._recent.append(rollout.lost)
-        if len(self._recent) >= _FEW and fmean(self._recent) > self._max_lost_share:
-            raise RuntimeError(
-                f"{sum(self._recent)} of the last {len(self._recent)} rollouts were lost, which is more than "
-                f"max_lost_share={self._max_lost_share}. The last error was: {rollout.error}. With a `log_dir`, what "
-                "was paid is kept there, and the same call goes on once this is mended."
-            )
-
     def _build(self, candidate: Candidate, repeat: int) -> tuple[dspy.Module, dspy.BaseLM | None, PredictorNames]:
         """Return the candidate's program, DSPy's default LM for it, and the names of its predictors."""
         program, lm = with_instructions(self._student, candidate), dspy.settings.lm
@@ -278,7 +255,7 @@ class Forward:
                 raise
             except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
                 score, error = self._failure_score, f"{type(problem).__name__}: {problem}"
-                lost = isinstance(problem, LMError) and not isinstance(problem, LMInvalidRequestError)
+                lost = is_outside(problem)
         return Rollout(
             candidate=candidate,
             example=name,
@@ -290,16 +267,6 @@ class Forward:
             repeat=repeat,
             lost=lost,
         )
-
-
-def unbroken(call: Callable[[], Any]) -> Any:
-    """Call, and once more if a reply was broken on its way, which is the failure that DSPy's client does not retry."""
-    try:
-        return call()
-    except LMError as error:
-        if type(error) is not LMProviderError:  # Its subclasses say more: limits, refusals, failures of the server.
-            raise
-        return call()
 
 
 def _merged(repeats: Sequence[Rollout]) -> Rollout:
@@ -397,15 +364,3 @@ def shorten(text: str, max_chars: int) -> str:
     mark = f" ... [{len(text) - max_chars} characters left out] ... "
     room = max(max_chars - len(mark), 0)
     return text[: room - room // 2] + mark[:max_chars] + text[len(text) - room // 2 :]
-
-
-def check_first_minibatch(rollouts: Sequence[Rollout]) -> None:
-    """Raise if every rollout of a run's first minibatch failed: then it is not the instructions that are wrong.
-
-    Replies that could not be parsed do not count: those an instruction can mend.
-    """
-    if rollouts and all(rollout.error and "AdapterParseError" not in rollout.error for rollout in rollouts):
-        raise RuntimeError(
-            f"Program or metric failed on all {len(rollouts)} examples of the first minibatch, which leaves nothing to "
-            f"learn from. The first error was: {rollouts[0].error}"
-        )

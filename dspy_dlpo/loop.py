@@ -12,7 +12,8 @@ from statistics import fmean
 from dspy_dlpo.acceptance import decide
 from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget, BudgetSpent
-from dspy_dlpo.forward import Forward, check_first_minibatch
+from dspy_dlpo.faults import check_first_minibatch
+from dspy_dlpo.forward import Forward
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
