@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import math
 import re
@@ -21,6 +19,7 @@ from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget
 from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import Data, prepare
+from dspy_dlpo.fingerprint import attributes, harmless, short_hash, source, without_lms
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Loop, Settings, Walk
@@ -331,12 +330,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                     self.protect,
                 )
             ),
-            "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),
+            "policies": repr([(type(policy).__name__, attributes(policy)) for policy in as_policies(self.policies)]),
             "seed": repr(self.seed),
-            "metric": _hash(_source(self.metric) + repr(_attributes(self.metric))),
-            "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
-            "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
-            "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
+            "metric": short_hash(source(self.metric) + repr(attributes(self.metric))),
+            "program": short_hash(source(type(student)) + json.dumps(without_lms(student.dump_state()), default=repr)),
+            "models": repr([(lm.model, harmless(lm.kwargs)) if lm else None for lm in lms]),
+            "adapter": repr((type(adapter).__name__, attributes(adapter))) if adapter else "None",
             "data": data.hash(),
             "dspy": dspy.__version__,
         }
@@ -372,39 +371,3 @@ def _predictors(student: dspy.Module) -> dict[str, dspy.Predict]:
         name = type(student).__name__
         raise ValueError(f"No predictor to optimise in {name}. Sub-modules marked `_compiled` are skipped.")
     return predictors
-
-
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (TypeError, OSError):  # Defined in C, in a notebook that is gone, or an object that is called.
-        return getattr(thing, "__qualname__", type(thing).__qualname__)
-
-
-def _attributes(thing: Any) -> list[tuple[str, str]]:
-    """The settings of a policy, an adapter or a metric object; what has no text of its own counts by its kind."""
-    return [(name, _text(value)) for name, value in sorted(getattr(thing, "__dict__", {}).items())]
-
-
-def _text(value: Any) -> str:
-    if inspect.isfunction(value):  # Such as a schedule, whose numbers are in its closure.
-        return _source(value) + "".join(_text(cell.cell_contents) for cell in value.__closure__ or ())
-    if isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
-        return repr(value)
-    return type(value).__qualname__
-
-
-def _without_lms(state: Any) -> Any:
-    if isinstance(state, Mapping):
-        return {key: _without_lms(value) for key, value in state.items() if key != "lm"}
-    return state
-
-
-def _harmless(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings of a language model without keys and addresses."""
-    kept = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "stop")
-    return [(name, repr(kwargs[name])) for name in kept if name in kwargs]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
