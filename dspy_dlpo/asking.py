@@ -13,7 +13,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from dspy_dlpo.budget import Budget, metered
-from dspy_dlpo.forward import FATAL
+from dspy_dlpo.faults import FATAL, unbroken
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Spending
 from dspy_dlpo.threads import run_in_threads
@@ -40,7 +40,8 @@ class Asker:
     """Puts questions to one language model.
 
     A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
-    failed call that might have gone well (a dropped connection). What no retry can mend is raised.
+    failed call that might have gone well (a dropped connection, one that hangs); the ledger does not keep it, so that
+    a resumed run asks again. What no retry can mend is raised.
 
     Args:
         lm: The language model. A copy of it is asked, so that its history stays as it is.
@@ -49,6 +50,7 @@ class Asker:
         num_threads: Requests in flight at once.
         module: Answers in place of `dspy.Predict(signature)`: a callable that takes the signature's inputs and returns
             something that has its outputs.
+        timeout: Seconds after which a question is abandoned; None for never.
 
     Attributes:
         unparsed: Questions that remained without a reply.
@@ -61,12 +63,14 @@ class Asker:
         budget: Budget,
         num_threads: int,
         module: Callable[..., Any] | None = None,
+        timeout: float | None = None,
     ) -> None:
         self._lm = lm
         self._module = module
         self._ledger = ledger
         self._budget = budget
         self._num_threads = num_threads
+        self._timeout = timeout
         self._ever_answered = False
         self.unparsed = 0
 
@@ -74,6 +78,7 @@ class Asker:
         """Return the output fields of each reply, None where there is none.
 
         Raises:
+            BudgetSpent: If the budget ends on the way.
             dspy.LMError: If the model fails in a way that no retry can mend, or fails on all of the first questions.
         """
         replies: list[dict[str, Any] | None] = [None] * len(questions)
@@ -85,15 +90,21 @@ class Asker:
             else:
                 missing.append(index)
         failures = []
-        for number, (reply, spent, failure) in run_in_threads(
-            [partial(self._ask, questions[index]) for index in missing], self._num_threads
-        ):
-            index = missing[number]
+
+        def keep(number: int, answer: tuple[dict[str, Any], Spending, LMError | None] | None) -> None:
+            if answer is None:
+                self._budget.charge(Spending(seconds=self._timeout or 0.0))
+                return
+            reply, spent, failure = answer
             if failure is not None:
                 failures.append(failure)
             else:
-                self._ledger.add_reply(questions[index].key, reply, spent)
-            replies[index] = reply
+                self._ledger.add_reply(questions[missing[number]].key, reply, spent)
+            self._budget.charge(spent)
+            replies[missing[number]] = reply
+
+        asks = [partial(self._ask, questions[index]) for index in missing]
+        run_in_threads(asks, keep, num_threads=self._num_threads, timeout=self._timeout)
         if failures and len(failures) == len(questions) and not self._ever_answered:
             raise failures[0]
         fields = [reply.get("fields") if reply else None for reply in replies]
@@ -109,7 +120,7 @@ class Asker:
             for attempt in range(2):
                 try:
                     with dspy.context(lm=self._lm.copy(**self._config(question, attempt))):
-                        fields = _fields(module(**question.inputs), question)
+                        fields = _fields(unbroken(partial(module, **question.inputs)), question)
                     break
                 except AdapterParseError:
                     continue
@@ -118,7 +129,6 @@ class Asker:
                 except LMError as error:
                     failure = error
                     break
-        self._budget.charge(meter.spent)  # Here, in the thread, so that its next check sees it.
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:

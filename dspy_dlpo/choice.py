@@ -55,8 +55,8 @@ class Choice:
 
     @property
     def best_score(self) -> float:
-        """Mean score of the best so far on the validation examples it was scored on."""
-        return fmean(self._forward.scores(self.best, self._valset))
+        """Mean score of the best so far on the validation examples it was scored on; 0 if all were lost."""
+        return fmean(self._forward.scores(self.best, self._valset) or [0.0])
 
     def conclude(self) -> Gain:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.

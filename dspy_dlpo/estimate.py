@@ -130,7 +130,8 @@ def _metric_calls(settings: Settings, num_candidates: int) -> tuple[float, float
     fresh = max(len(settings.trainset) - batch, batch)
     trial = min(fresh, settings.max_trial_examples or fresh)
     comparison = 2 * max(trial - batch, 0) * _BEYOND_FIRST_LOOK
-    return batch * (2 + num_candidates) + comparison + val * _ACCEPTED * _VALIDATED, val * (1 + _VALIDATED)
+    step = batch * (2 + num_candidates) + comparison + val * _ACCEPTED * _VALIDATED
+    return settings.num_repeats * step, settings.num_repeats * val * (1 + _VALIDATED)
 
 
 def usual_metric_calls(settings: Settings, num_candidates: int) -> int:
@@ -138,7 +139,7 @@ def usual_metric_calls(settings: Settings, num_candidates: int) -> int:
     size, val = len(settings.trainset), len(settings.valset)
     trial = min(size, settings.max_trial_examples or size)
     step = settings.batch_size * (1 + num_candidates) + trial + val // 2
-    return 2 * val + (settings.num_steps or 1) * step
+    return settings.num_repeats * (2 * val + (settings.num_steps or 1) * step)
 
 
 def check_metric_calls(limits: Limits, settings: Settings, num_candidates: int) -> None:
@@ -147,11 +148,11 @@ def check_metric_calls(limits: Limits, settings: Settings, num_candidates: int) 
     Raises:
         ValueError: Says how many would.
     """
-    val, step = len(settings.valset), settings.batch_size * (2 + num_candidates)
-    limit = limits.max_metric_calls
-    if limit is not None and limit < 2 * val + step:
+    val, step = len(settings.valset), settings.batch_size * (2 + num_candidates) * settings.num_repeats
+    limit, least = limits.max_metric_calls, 2 * val * settings.num_repeats + step
+    if limit is not None and limit < least:
         raise ValueError(
-            f"`max_metric_calls` must be at least {2 * val + step} here, but got max_metric_calls={limit}: the student "
+            f"`max_metric_calls` must be at least {least} here, but got max_metric_calls={limit}: the student "
             f"and the result are both scored on {val} validation examples, and a step needs {step}. Raise it, or give "
             "a smaller `valset` or `batch_size`."
         )

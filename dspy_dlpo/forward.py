@@ -7,30 +7,26 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, reduce
+from operator import add
+from statistics import fmean
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import (
-    LMAuthError,
-    LMBillingError,
-    LMConfigurationError,
-    LMError,
-    LMUnsupportedModelError,
-)
 
 from dspy_dlpo.budget import Budget, metered
 from dspy_dlpo.data import Data, place
+from dspy_dlpo.faults import FATAL, Faults, is_outside, unbroken
 from dspy_dlpo.ledger import Ledger
-from dspy_dlpo.records import Candidate, Rollout
+from dspy_dlpo.records import Candidate, Rollout, Spending
 from dspy_dlpo.threads import run_in_threads
-from dspy_dlpo.trace import Recorder, shorten
-
-FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
-"""Errors of a language model that no retry can mend: they end a run."""
+from dspy_dlpo.trace import PredictorNames, Recorder, predictor_names, shorten
 
 _MAX_PROGRAMS = 8
+_ROLLOUT_IDS = 1000  # A repeat's own: modules such as `dspy.Refine` count on from the one they are given.
 _logger = logging.getLogger(__name__)
+
+_Key = tuple[str, str, int]  # Candidate, example, repeat.
 
 
 @dataclass(frozen=True)
@@ -132,6 +128,10 @@ class MetricError(ValueError, TypeError):
 class Forward:
     """Runs candidates on examples and scores them, each pair once: what the ledger holds is not paid again.
 
+    A rollout is lost if a language model fails on it in a way that says nothing about the candidate (a dropped
+    connection, a rate limit that outlasts the retries of the LM), or if it takes longer than `timeout`. It is charged
+    and counted; the ledger does not keep it, so that a resumed run tries it again.
+
     Args:
         student: The program. It is copied for each candidate and never changed.
         metric: The metric.
@@ -140,7 +140,14 @@ class Forward:
         budget: What is charged for them.
         num_threads: Rollouts in flight at once.
         failure_score: Score of a rollout in which the program or the metric raised.
+        num_repeats: Runs of a candidate on each example. From the second on, each has a `rollout_id` of its own, so
+            that DSPy's cache does not answer it with the first.
+        timeout: Seconds after which a rollout is abandoned; None for never.
+        max_lost_share: See `Faults`.
         max_chars: Characters kept of each field of a trace, error or feedback.
+
+    Attributes:
+        lost: Rollouts that were lost.
     """
 
     def __init__(
@@ -153,6 +160,9 @@ class Forward:
         budget: Budget,
         num_threads: int,
         failure_score: float,
+        num_repeats: int = 1,
+        timeout: float | None = None,
+        max_lost_share: float = 1.0,
         max_chars: int = 2000,
     ) -> None:
         self._student = student
@@ -162,70 +172,125 @@ class Forward:
         self._budget = budget
         self._num_threads = num_threads
         self._failure_score = failure_score
+        self._num_repeats = num_repeats
+        self._timeout = timeout
         self._max_chars = max_chars
-        self._met: dict[tuple[str, str], float] = {}
-        self._lost: dict[tuple[str, str], Rollout] = {}
-        self._program = lru_cache(maxsize=_MAX_PROGRAMS)(partial(with_instructions, student))
+        self._met: dict[_Key, float] = {}
+        self._lost: dict[_Key, Rollout] = {}
+        self._faults = Faults(max_lost_share)
+        self._program = lru_cache(maxsize=_MAX_PROGRAMS * num_repeats)(self._build)
+
+    @property
+    def lost(self) -> int:
+        """How many rollouts were lost."""
+        return len(self._lost)
 
     def __call__(self, pairs: Iterable[tuple[Candidate, str]]) -> list[Rollout]:
         """Return the rollout of each pair of a candidate and an example's name, paying for those not yet paid.
 
+        Of several repeats it has the mean score, and the words and calls of the worst.
+
         Raises:
-            BudgetSpent: If the budget cannot pay for all of them; then none is run.
+            BudgetSpent: If the budget cannot pay for all of them: then none is run; or if it ends on the way.
             MetricError: If the metric returns something that is no score.
             dspy.LMError: If a language model fails in a way that no retry can mend.
+            RuntimeError: If too many rollouts were lost.
         """
         pairs = list(pairs)
-        found: dict[tuple[str, str], Rollout] = {}
-        missing: dict[tuple[str, str], Callable[[], tuple[Rollout, bool]]] = {}
-        for candidate, example in pairs:
-            key = (candidate.id, example)
-            if rollout := self._lost.get(key) or self._ledger.rollout(*key):
-                found[key] = rollout
-            elif key not in missing:
-                missing[key] = partial(self._run, self._program(candidate), candidate.id, example)
-        # A rollout of the run that this one resumes is charged where the budget first met it.
-        known = [rollout for key, rollout in found.items() if key not in self._met]
-        self._budget.check(len(missing) + len(known))
-        for rollout in known:
-            self._budget.charge(rollout.spent)
-            self._met[rollout.candidate, rollout.example] = rollout.score
-        keys = list(missing)
-        for index, (rollout, lost) in run_in_threads(list(missing.values()), self._num_threads):
-            if lost:
-                self._lost[keys[index]] = rollout
-            else:
-                self._ledger.add_rollout(rollout)
-            self._met[rollout.candidate, rollout.example] = rollout.score
-            found[keys[index]] = rollout
-        return [found[candidate.id, example] for candidate, example in pairs]
+        self.pay(pairs)
+        repeats = ([self._rollout(key) for key in self._keys(*pair)] for pair in pairs)
+        return [_merged([rollout for rollout in each if rollout]) for each in repeats]
 
-    def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the scores of a candidate on those of the examples on which this run has met it; pays for nothing."""
-        return [self._met[candidate.id, name] for name in examples if (candidate.id, name) in self._met]
+    def pay(self, pairs: Iterable[tuple[Candidate, str]]) -> None:
+        """Do what a call does, but return nothing; `score` then knows the scores."""
+        known: dict[_Key, Rollout] = {}
+        missing: dict[_Key, Callable[[], Rollout]] = {}
+        for candidate, example in pairs:
+            for key in self._keys(candidate, example):
+                if key in self._met or key in self._lost:
+                    continue
+                if rollout := self._ledger.rollout(*key):  # Of the run that this one resumes.
+                    known[key] = rollout
+                elif key not in missing:
+                    missing[key] = partial(self._run, key, *self._program(candidate, key[2]))
+        if not known and not missing:
+            return
+        self._budget.check(len(known) + len(missing))
+        for key, rollout in known.items():
+            self._meet(key, rollout)
+        keys = list(missing)
+
+        def keep(index: int, rollout: Rollout | None) -> None:
+            rollout = rollout or self._abandoned(keys[index])
+            if not rollout.lost:
+                self._ledger.add_rollout(rollout)
+            self._meet(keys[index], rollout)
+            self._faults.count(rollout)
+
+        run_in_threads(list(missing.values()), keep, num_threads=self._num_threads, timeout=self._timeout)
+
+    def score(self, candidate: Candidate, example: str) -> float | None:
+        """Return a candidate's mean score on an example, None if this run has not met it or has lost it."""
+        met = [self._met[key] for key in self._keys(candidate, example) if key in self._met]
+        return fmean(met) if met else None
+
+    def scores(self, candidate: Candidate, examples: Iterable[str]) -> list[float]:
+        """Return the scores of a candidate on those of the examples that have one; pays for nothing."""
+        return [score for name in examples if (score := self.score(candidate, name)) is not None]
 
     def scored(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the scores of a candidate on examples, paying for those not yet paid."""
-        return [rollout.score for rollout in self([(candidate, example) for example in examples])]
+        """Return the scores of a candidate on examples, paying for those not yet paid; lost ones are left out."""
+        self.pay([(candidate, example) for example in examples])
+        return self.scores(candidate, examples)
 
     def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
-        """Return the paired differences of score; both sides run at once, and only where they have not yet."""
-        rollouts = self([(each, example) for each in (candidate, other) for example in examples])
-        mine, its = rollouts[: len(examples)], rollouts[len(examples) :]
-        return [one.score - two.score for one, two in zip(mine, its, strict=True)]
+        """Return the paired differences of score; both sides run at once, and only where they have not yet.
 
-    def _run(self, program: dspy.Module, candidate: str, name: str) -> tuple[Rollout, bool]:
-        """Return the rollout, and whether it was lost to a failing language model: then the ledger does not keep it."""
+        A pair of which a side is lost is left out.
+        """
+        self.pay([(each, example) for each in (candidate, other) for example in examples])
+        pairs = ((self.score(candidate, name), self.score(other, name)) for name in examples)
+        return [mine - its for mine, its in pairs if mine is not None and its is not None]
+
+    def _keys(self, candidate: Candidate, example: str) -> list[_Key]:
+        return [(candidate.id, example, repeat) for repeat in range(self._num_repeats)]
+
+    def _rollout(self, key: _Key) -> Rollout | None:
+        return self._lost.get(key) or self._ledger.rollout(*key)
+
+    def _meet(self, key: _Key, rollout: Rollout) -> None:
+        if rollout.lost:
+            self._lost[key] = rollout
+        else:
+            self._met[key] = rollout.score
+        self._budget.charge(rollout.spent)
+
+    def _abandoned(self, key: _Key) -> Rollout:
+        candidate, example, repeat = key
+        error, spent = f"abandoned after {self._timeout} seconds", Spending(1, seconds=self._timeout or 0.0)
+        return Rollout(candidate, example, self._failure_score, error=error, spent=spent, repeat=repeat, lost=True)
+
+    def _build(self, candidate: Candidate, repeat: int) -> tuple[dspy.Module, dspy.BaseLM | None, PredictorNames]:
+        """Return the candidate's program, DSPy's default LM for it, and the names of its predictors."""
+        program, lm = with_instructions(self._student, candidate), dspy.settings.lm
+        if repeat:
+            lm = _uncached(lm, repeat)
+            for predictor in program.predictors():
+                predictor.lm = _uncached(predictor.lm, repeat)
+        return program, lm, predictor_names(program)
+
+    def _run(self, key: _Key, program: dspy.Module, lm: dspy.BaseLM | None, names: PredictorNames) -> Rollout:
         self._budget.check()
+        candidate, name, repeat = key
         example = self._examples[name]
-        recorder = Recorder(program, example.inputs(), self._max_chars)
+        recorder = Recorder(names, example.inputs(), self._max_chars)
         traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
         callbacks = [*dspy.settings.callbacks, recorder] if traced else dspy.settings.callbacks
         prediction, feedback, error, lost = None, "", "", False
         predictor_feedback: dict[str, str] = {}
-        with metered(self._budget.prices, trace=[], callbacks=callbacks) as meter:
+        with metered(self._budget.prices, trace=[], callbacks=callbacks, lm=lm) as meter:
             try:
-                prediction = program(**example.inputs())
+                prediction = unbroken(partial(program, **example.inputs()))
                 score, feedback = self._metric(example, prediction, name)
                 if traced and self._metric.num_arguments == 5 and score < self._metric.score_range[1]:
                     predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)
@@ -233,20 +298,34 @@ class Forward:
                 raise
             except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
                 score, error = self._failure_score, f"{type(problem).__name__}: {problem}"
-                lost = isinstance(problem, LMError)
-        rollout = Rollout(
+                lost = is_outside(problem)
+        return Rollout(
             candidate=candidate,
             example=name,
             score=score,
             feedback=shorten(feedback, self._max_chars),
             error=shorten(error, self._max_chars),
             calls=recorder.calls(prediction),
+            spent=replace(meter.spent, metric_calls=1),
+            repeat=repeat,
+            lost=lost,
             num_calls=recorder.num_calls,
             predictor_feedback={each: shorten(text, self._max_chars) for each, text in predictor_feedback.items()},
-            spent=replace(meter.spent, metric_calls=1),
         )
-        self._budget.charge(rollout.spent)  # Here, in the thread, so that its next check sees it.
-        return rollout, lost
+
+
+def _merged(repeats: Sequence[Rollout]) -> Rollout:
+    kept = [rollout for rollout in repeats if not rollout.lost] or repeats
+    worst = min(kept, key=lambda rollout: rollout.score)
+    spent = reduce(add, (rollout.spent for rollout in repeats))
+    return replace(worst, score=fmean(rollout.score for rollout in kept), spent=spent)
+
+
+def _uncached(lm: dspy.BaseLM | None, repeat: int) -> dspy.BaseLM | None:
+    """Return a copy of the LM whose requests DSPy's cache does not answer with those of another repeat."""
+    if lm is None or lm.kwargs.get("temperature") == 0:
+        return lm
+    return lm.copy(rollout_id=repeat * _ROLLOUT_IDS)
 
 
 def with_instructions(student: dspy.Module, candidate: Candidate) -> dspy.Module:
@@ -256,15 +335,3 @@ def with_instructions(student: dspy.Module, candidate: Candidate) -> dspy.Module
         if name in candidate.instructions:
             predictor.signature = predictor.signature.with_instructions(candidate.instructions[name])
     return program
-
-
-def check_first_minibatch(rollouts: Sequence[Rollout]) -> None:
-    """Raise if every rollout of a run's first minibatch failed: then it is not the instructions that are wrong.
-
-    Replies that could not be parsed do not count: those an instruction can mend.
-    """
-    if rollouts and all(rollout.error and "AdapterParseError" not in rollout.error for rollout in rollouts):
-        raise RuntimeError(
-            f"Program or metric failed on all {len(rollouts)} examples of the first minibatch, which leaves nothing to "
-            f"learn from. The first error was: {rollouts[0].error}"
-        )

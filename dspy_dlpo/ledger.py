@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from dspy_dlpo.policies import State
 from dspy_dlpo.records import Rollout, Spending, StepRecord
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x444C504F  # "DLPO"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rollouts (
-    candidate TEXT, example TEXT, score REAL NOT NULL, record TEXT NOT NULL, PRIMARY KEY (candidate, example)
+    candidate TEXT, example TEXT, repeat INTEGER, score REAL NOT NULL, record TEXT NOT NULL,
+    PRIMARY KEY (candidate, example, repeat)
 ) WITHOUT ROWID;
 CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL, spent TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, states TEXT NOT NULL);
 """
 _ROLLOUT = TypeAdapter(Rollout)
 _STEP = TypeAdapter(StepRecord)
@@ -36,15 +39,15 @@ class Ledger:
     """One SQLite file, `ledger.sqlite` in the run's folder; in memory if there is no folder.
 
     Death of the process loses nothing that was written; loss of power may lose the last moments (WAL mode,
-    `synchronous=NORMAL`). Used from one thread. One process at a time: the file is locked while it is open.
+    `synchronous=NORMAL`). Used by one thread at a time. One process at a time: the file is locked while it is open.
 
     Args:
         log_dir: The run's folder, made if need be; None to keep the ledger in memory.
         settings: What decides the run's course, by name, as short texts. A run is resumed only with equal settings.
 
     Raises:
-        ValueError: If the run in the folder was made with other settings, or the file is not such a ledger or of a
-            newer version. The file is left as it is.
+        ValueError: If the run in the folder was made with other settings, or the file is not such a ledger or of
+            another version. The file is left as it is.
         RuntimeError: If another process has the run open.
     """
 
@@ -52,7 +55,10 @@ class Ledger:
         self._path = None if log_dir is None else Path(log_dir) / "ledger.sqlite"
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(self._path or ":memory:", isolation_level=None, timeout=0.2)
+            self._refuse_what_is_not_ours(self._path)
+        self._file = sqlite3.connect(
+            self._path or ":memory:", isolation_level=None, timeout=0.2, check_same_thread=False
+        )
         try:
             self._open(settings)
         except sqlite3.OperationalError as error:
@@ -64,28 +70,41 @@ class Ledger:
             ) from error
         except sqlite3.DatabaseError as error:
             self.close()
-            raise ValueError(f"{self._path} is damaged or not a ledger ({error}). Use a new `log_dir`.") from error
+            raise _damaged(self._path, error) from error
         except ValueError:
             self.close()
             raise
 
+    @staticmethod
+    def _refuse_what_is_not_ours(path: Path) -> None:
+        """Look at the head of the file without a lock or a file beside it, so that what is not ours stays as it is."""
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as file:
+            try:
+                (application,) = file.execute("PRAGMA application_id").fetchone()
+                (version,) = file.execute("PRAGMA user_version").fetchone()
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorname == "SQLITE_CORRUPT":  # Perhaps only unfinished: opening it tells, and mends.
+                    return
+                raise _damaged(path, error) from error
+        if application != _APPLICATION_ID:
+            raise ValueError(f"{path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
+        if version != _SCHEMA_VERSION:
+            age = "a newer" if version > _SCHEMA_VERSION else "an older"
+            raise ValueError(f"{path} is of {age} dspy_dlpo (schema {version}). Use that, or a new `log_dir`.")
+
     def _open(self, settings: Mapping[str, str]) -> None:
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        (application,) = self._file.execute("PRAGMA application_id").fetchone()
-        (version,) = self._file.execute("PRAGMA user_version").fetchone()
-        if tables and application != _APPLICATION_ID:
-            raise ValueError(f"{self._path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
-        if version > _SCHEMA_VERSION:
-            raise ValueError(f"{self._path} was written by a newer dspy_dlpo (schema {version}). Update the package.")
         self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute("PRAGMA synchronous=NORMAL")
-        if not tables:
+        if not tables:  # Before WAL, so that the head of the file says from the beginning whose it is.
             self._file.executescript(f"BEGIN EXCLUSIVE; {_TABLES}")
             self._file.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
             self._file.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             self._file.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
             self._file.execute("COMMIT")
+        self._file.execute("PRAGMA journal_mode=WAL")
+        self._file.execute("PRAGMA synchronous=NORMAL")
         before = dict(self._file.execute("SELECT name, value FROM settings"))
         other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if other:
@@ -94,19 +113,18 @@ class Ledger:
                 "Use a new `log_dir`, or restore them."
             )
 
-    def rollout(self, candidate: str, example: str) -> Rollout | None:
+    def rollout(self, candidate: str, example: str, repeat: int = 0) -> Rollout | None:
         """Return what was paid for this candidate on this example, if it was."""
         row = self._file.execute(
-            "SELECT record FROM rollouts WHERE candidate = ? AND example = ?", (candidate, example)
+            "SELECT record FROM rollouts WHERE candidate = ? AND example = ? AND repeat = ?",
+            (candidate, example, repeat),
         ).fetchone()
         return _ROLLOUT.validate_json(row[0]) if row else None
 
     def add_rollout(self, rollout: Rollout) -> None:
         """Keep a rollout."""
-        record = _ROLLOUT.dump_json(rollout).decode()
-        self._file.execute(
-            "INSERT INTO rollouts VALUES (?, ?, ?, ?)", (rollout.candidate, rollout.example, rollout.score, record)
-        )
+        key = (rollout.candidate, rollout.example, rollout.repeat)
+        self._write("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?)", *key, rollout.score, _json(_ROLLOUT, rollout))
 
     def reply(self, key: str) -> tuple[dict[str, Any], Spending] | None:
         """Return the reply of critic or proposer to the request of this key, and what it cost, if it was paid for."""
@@ -115,16 +133,30 @@ class Ledger:
 
     def add_reply(self, key: str, reply: Mapping[str, Any], spent: Spending) -> None:
         """Keep a reply."""
-        self._file.execute(
-            "INSERT INTO replies VALUES (?, ?, ?)", (key, json.dumps(reply), _SPENDING.dump_json(spent).decode())
-        )
+        self._write("INSERT INTO replies VALUES (?, ?, ?)", key, json.dumps(reply), _json(_SPENDING, spent))
 
-    def add_step(self, record: StepRecord) -> None:
-        """Keep the record of a completed step."""
-        self._file.execute(
-            "INSERT OR REPLACE INTO steps VALUES (?, ?)", (record.step, _STEP.dump_json(record).decode())
-        )
+    def add_step(self, record: StepRecord, states: Sequence[State]) -> None:
+        """Keep the record of a completed step, and the states of the policies after it."""
+        values = (record.step, _json(_STEP, record), json.dumps(states))
+        self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
+
+    def _write(self, statement: str, *values: Any) -> None:
+        try:
+            self._file.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"{self._path} cannot be written ({error}). What it holds is safe: once there is room on the disk, the "
+                "same call goes on from there."
+            ) from error
 
     def close(self) -> None:
         """Close the file and free its lock."""
         self._file.close()
+
+
+def _json(kind: TypeAdapter[Any], value: Any) -> str:
+    return kind.dump_json(value).decode()
+
+
+def _damaged(path: Path | None, error: sqlite3.DatabaseError) -> ValueError:
+    return ValueError(f"{path} is damaged or not a ledger ({error}). Use a new `log_dir`.")

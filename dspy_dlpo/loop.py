@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
+from itertools import islice
 from operator import add
 from statistics import fmean
 
@@ -13,7 +14,8 @@ from dspy_dlpo.acceptance import decide
 from dspy_dlpo.backward import Backward, call_text
 from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.choice import Choice
-from dspy_dlpo.forward import Forward, check_first_minibatch
+from dspy_dlpo.faults import check_first_minibatch
+from dspy_dlpo.forward import Forward
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.policies import Policy, State, StepContext
@@ -40,6 +42,7 @@ class Settings:
     score_range: tuple[float, float]
     confidence: float
     seed: int
+    num_repeats: int = 1
     patience: int | None = None
 
     @property
@@ -94,6 +97,7 @@ class Loop:
         self.forward, self.backward, self.update, self.protection = forward, backward, update, protection
         self.policies, self.selector, self.ledger, self.budget = policies, selector, ledger, budget
         self.settings, self.on_step = settings, on_step
+        self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def run(self, student: Candidate) -> Walk:
         """Walk from the student until the steps, the budget or the failures run out; then choose."""
@@ -111,14 +115,14 @@ class Loop:
         try:
             check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
             self.forward.scored(student, self.settings.valset)
-            self.budget.reserve = len(self.settings.valset)
+            self.budget.reserve = len(self.settings.valset) * self.settings.num_repeats
             idle = 0
             while not walk.stopped:
                 spent = self.budget.spent.metric_calls
                 record = self.step(walk)
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
                 walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
-                self.ledger.add_step(record)
+                self.ledger.add_step(record, walk.states)
                 self.on_step(record)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
@@ -133,10 +137,11 @@ class Loop:
         minibatch = self.minibatch(index)
 
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
+        rollouts = [rollout for rollout in rollouts if not rollout.lost]
         top = self.settings.score_range[1]
         failing = [rollout for rollout in rollouts if rollout.score < top]
-        loss = top - fmean(rollout.score for rollout in rollouts)
-        record = StepRecord(index, walk.incumbent.id, tuple(minibatch), loss, top)
+        loss = _mean([top - rollout.score for rollout in rollouts])
+        record = StepRecord(index, walk.incumbent.id, tuple(rollout.example for rollout in rollouts), loss, top)
         gradients, remarks = self.backward(walk.incumbent, failing, index) if failing else ((), {})
         passing = [rollout for rollout in rollouts if rollout not in failing][: self.settings.max_passing]
         requests = [self.narrow(walk, gradient, ctx, passing) for gradient in self.selector(gradients, ctx)]
@@ -155,7 +160,8 @@ class Loop:
             dropped_edits=proposals.dropped,
         )
         if not candidates:
-            why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
+            clean = "perfect minibatch" if rollouts else "minibatch lost"
+            why = "no usable edit" if gradients else "no gradient" if failing else clean
             return self.learn(walk, replace(record, skipped=why))
 
         try:
@@ -204,8 +210,8 @@ class Loop:
         examples = self.fresh(minibatch, ctx)
         examples += minibatch[: self.settings.batch_size - len(examples)] if len(examples) < len(minibatch) else []
         first = examples[: self.settings.batch_size]
-        self.forward([(each, example) for each in (walk.incumbent, *candidates) for example in first])
-        gains = [fmean(self.forward.differences(candidate, walk.incumbent, first)) for candidate in candidates]
+        self.forward.pay([(each, example) for each in (walk.incumbent, *candidates) for example in first])
+        gains = [_mean(self.forward.differences(candidate, walk.incumbent, first)) for candidate in candidates]
         thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
         leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].level)
         winner, threshold = candidates[leader], thresholds[leader]
@@ -230,7 +236,14 @@ class Loop:
         """Complete the record, keep it, and let the policies learn from it, whatever came of the step."""
         unparsed = self.backward.ask.unparsed + self.update.ask.unparsed
         best, score = walk.choice.best, walk.choice.best_score
-        record = replace(record, best=best.id, best_score=score, unparsed=unparsed, spent=self.budget.spent)
+        record = replace(
+            record,
+            best=best.id,
+            best_score=score,
+            unparsed=unparsed,
+            lost=self.forward.lost,
+            spent=self.budget.spent,
+        )
         walk.history.append(record)
         walk.states = [policy.learn(record, state) for policy, state in zip(self.policies, walk.states, strict=True)]
         return record
@@ -238,8 +251,9 @@ class Loop:
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
         trainset, top = self.settings.trainset, self.settings.score_range[1]
-        scores = self.forward.scores(walk.incumbent, trainset)
-        if walk.history[-1].skipped == "perfect minibatch" and scores == [top] * len(trainset):
+        if walk.history[-1].skipped == "perfect minibatch" and all(
+            self.forward.score(walk.incumbent, example) == top for example in trainset
+        ):
             return "the program is perfect on the whole trainset"
         if len(walk.history) == self.settings.num_steps:
             return f"{self.settings.num_steps} steps are done"
@@ -253,24 +267,27 @@ class Loop:
 
     def minibatch(self, step: int) -> list[str]:
         """Return the examples of a step: one seeded shuffle of the trainset an epoch."""
-        trainset = self.settings.trainset
-        names: list[str] = []
-        start = step * self.settings.batch_size
-        for position in range(start, start + self.settings.batch_size):
-            epoch, place = divmod(position, len(trainset))
-            if place == 0 or not names:
-                order = list(trainset)
-                random.Random(f"{self.settings.seed}/epoch/{epoch}").shuffle(order)
-            names.append(order[place])
-        return list(dict.fromkeys(names))
+        size = self.settings.batch_size
+        places = (divmod(position, len(self.settings.trainset)) for position in range(step * size, (step + 1) * size))
+        return list(dict.fromkeys(self._order("minibatch", epoch)[place] for epoch, place in places))
 
     def fresh(self, minibatch: Sequence[str], ctx: StepContext) -> list[str]:
         """Return train examples outside the minibatch, at most `max_trial_examples`, in the random order of the epoch.
 
         Within an epoch it stays the same, so that what an incumbent was paid for as a candidate serves again.
         """
+        epoch = ctx.step * self.settings.batch_size // len(self.settings.trainset)
+        used = {*minibatch}
+        others = (name for name in self._order("trial", epoch) if name not in used)
+        return list(islice(others, self.settings.max_trial_examples))
+
+    def _shuffled(self, use: str, epoch: int) -> list[str]:
+        """Return the trainset in the order of an epoch."""
         order = list(self.settings.trainset)
-        epoch = ctx.step * self.settings.batch_size // len(order)
-        random.Random(f"{self.settings.seed}/trial/{epoch}").shuffle(order)
-        used = set(minibatch)
-        return [name for name in order if name not in used][: self.settings.max_trial_examples]
+        random.Random(f"{self.settings.seed}/{use}/{epoch}").shuffle(order)
+        return order
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean; 0 where every value was lost."""
+    return fmean(values) if values else 0.0

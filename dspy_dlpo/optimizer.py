@@ -13,6 +13,7 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from dspy_dlpo.arguments import AUTO_STEPS, check_arguments, check_repeats, limits_of, predictors_of
 from dspy_dlpo.asking import Asker
 from dspy_dlpo.backward import Backward
 from dspy_dlpo.budget import Budget, Limits, check_prices
@@ -33,7 +34,6 @@ from dspy_dlpo.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.tracking import Progress
 from dspy_dlpo.update import Update
 
-AUTO_STEPS = {"light": 8, "medium": 20, "heavy": 50}
 _BATCH_SIZE = 8
 
 
@@ -81,6 +81,13 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         max_passing: Passing examples of a minibatch that the proposer is shown, so that it does not break what works.
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
+        num_repeats: Runs of a candidate on each example, each a metric call; their mean is its score there. More than 1
+            is for programs whose answers vary (a temperature above 0): it measures each example better for the price of
+            fewer examples.
+        timeout: Seconds for one run of the program with its metric, and for one critic or proposer call, retries of
+            the LM included. What takes longer is abandoned and counted as lost. None for no limit.
+        max_lost_share: Share of the latest rollouts (up to 50) that may be lost, to failing LMs or to `timeout`, before
+            the run stops with an error. A lost rollout costs its example, not the comparison it was for.
         confidence: How sure a comparison must be before it stops early, in (0.5, 1).
         show_gold: Whether the critic sees the labels of failing examples. Text of labels can then end up in prompts.
             What the metric's feedback says, it sees in any case.
@@ -128,6 +135,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         max_passing: int = 1,
         score_range: tuple[float, float] = (0.0, 1.0),
         failure_score: float | None = None,
+        num_repeats: int = 1,
+        timeout: float | None = 600.0,
+        max_lost_share: float = 0.5,
         confidence: float = 0.95,
         show_gold: bool = True,
         num_threads: int | None = None,
@@ -137,49 +147,6 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        limits = Limits(max_metric_calls, max_lm_calls, max_tokens, max_cost, max_seconds)
-        if auto is not None and (limits.given or num_steps is not None):
-            raise ValueError("`auto` sets the limits itself. Give `auto` or limits, not both.")
-        if auto is not None and auto not in AUTO_STEPS:
-            raise ValueError(f"`auto` must be one of {sorted(AUTO_STEPS)}, but got auto={auto!r}.")
-        for name, value, low in (
-            ("num_steps", num_steps, 1),
-            ("patience", patience, 1),
-            ("batch_size", batch_size, 1),
-            ("num_candidates", num_candidates, 1),
-            ("max_trial_examples", max_trial_examples, 1),
-            ("critic_chunk_size", critic_chunk_size, 1),
-            ("max_passing", max_passing, 0),
-            ("num_threads", num_threads, 1),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-                raise ValueError(f"`{name}` must be an integer of at least {low}, but got {name}={value!r}.")
-        numbers = isinstance(score_range, (list, tuple)) and [isinstance(each, (int, float)) for each in score_range]
-        if numbers != [True, True] or not score_range[0] < score_range[1]:
-            raise ValueError(f"`score_range` must be (lowest, highest), but got score_range={score_range!r}.")
-        if failure_score is not None and not score_range[0] <= failure_score <= score_range[1]:
-            raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score}.")
-        if not isinstance(seed, int):
-            raise TypeError(f"`seed` must be an integer, but got seed={seed!r}.")
-        if not 0.5 < confidence < 1:
-            raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={confidence}. 0.95 is usual.")
-        Metric(metric, score_range)
-        Prices(prices)
-        as_policies(policies)
-        for each in protect if not isinstance(protect, str) else [protect]:
-            if isinstance(protect, str) or not isinstance(each, (str, re.Pattern)) or not each:
-                raise TypeError(f"`protect` must be a list of strings and compiled patterns, but got {protect!r}.")
-        for name, model in (("prompt_model", prompt_model), ("critic_model", critic_model)):
-            if model is not None and not isinstance(model, dspy.BaseLM):
-                raise TypeError(f"`{name}` must be a language model, but got {model!r}. Use {name}=dspy.LM(...).")
-        for name, module in (("critic", critic), ("proposer", proposer)):
-            if module is not None and not callable(module):
-                raise TypeError(f"`{name}` must be callable, but got {module!r}.")
-        if not callable(component_selector) and component_selector not in SELECTORS:
-            raise ValueError(
-                f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "
-                f"but got {component_selector!r}."
-            )
         self.metric = metric
         self.prompt_model = prompt_model
         self.critic_model = critic_model
@@ -205,6 +172,9 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.max_passing = max_passing
         self.score_range = score_range
         self.failure_score = failure_score
+        self.num_repeats = num_repeats
+        self.timeout = timeout
+        self.max_lost_share = max_lost_share
         self.confidence = confidence
         self.show_gold = show_gold
         self.num_threads = num_threads
@@ -212,6 +182,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.log_dir = log_dir
         self.track_stats = track_stats
         self.verbose = verbose
+        check_arguments(vars(self))
 
     def compile(
         self,
@@ -238,13 +209,16 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             TypeError: If the program or an example is of the wrong kind.
             ValueError: If there is nothing to optimise, no LM, an example without inputs, a budget too small for the
                 valset, a score that is none, or a `log_dir` of a run with other settings.
-            RuntimeError: If the program fails on the whole first minibatch.
+            RuntimeError: If the program fails on the whole first minibatch, if more than `max_lost_share` is lost, or
+                if another process runs in `log_dir`.
+            OSError: If the disk is full. As after every error, the same call with the same `log_dir` goes on.
             dspy.LMError: If a language model fails in a way that no retry can mend.
         """
-        predictors = _predictors(student)
-        prompt_model = self._prompt_model(predictors)
+        predictors = predictors_of(student)
+        prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
         critic_model = self.critic_model or prompt_model
         data = prepare(trainset, valset, self.seed)
+        check_repeats(predictors, self.num_repeats)
         settings, budget = self._limits(data)
         check_prices(budget, student, prompt_model, critic_model)
         progress = Progress(budget, settings.num_steps) if self.verbose else None
@@ -253,7 +227,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         num_threads = budget.num_threads
         start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
         protection = Protection(self.protect, student, start.instructions)
-        ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, [prompt_model, critic_model]))
+        models = [prompt_model, critic_model]
+        ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:
             forward = Forward(
                 student,
@@ -263,9 +238,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 budget=budget,
                 num_threads=num_threads,
                 failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+                num_repeats=self.num_repeats,
+                timeout=self.timeout,
+                max_lost_share=self.max_lost_share,
             )
             backward = Backward(
-                Asker(critic_model, ledger, budget, num_threads, self.critic),
+                Asker(critic_model, ledger, budget, num_threads, self.critic, self.timeout),
                 data,
                 show_gold=self.show_gold,
                 top_score=self.score_range[1],
@@ -273,7 +251,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 chain=self.chain,
             )
             update = Update(
-                Asker(prompt_model, ledger, budget, num_threads, self.proposer),
+                Asker(prompt_model, ledger, budget, num_threads, self.proposer, self.timeout),
                 CopyGuard(data, start.instructions.values()).copies,
                 lambda name, text: predictors[name].signature.with_instructions(text).instructions,
                 protection,
@@ -318,8 +296,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         Raises:
             ValueError: As `compile`. The same with TypeError.
         """
-        predictors = _predictors(program)
-        prompt_model = self._prompt_model(predictors)
+        predictors = predictors_of(program)
+        prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
         data = prepare(trainset, valset, self.seed)
         settings, budget = self._limits(data)
         critic_model = self.critic_model or prompt_model
@@ -344,7 +322,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         Raises:
             ValueError: As `compile`, or if `num_calls` is too small. The same with TypeError and dspy.LMError.
         """
-        self._prompt_model(_predictors(program))
+        predictors_of(program)
         return examine(
             program,
             Metric(self.metric, self.score_range),
@@ -355,17 +333,6 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
             seed=self.seed,
         )
-
-    def _prompt_model(self, predictors: Mapping[str, dspy.Predict]) -> dspy.BaseLM:
-        without = [name for name, predictor in predictors.items() if not (predictor.lm or dspy.settings.lm)]
-        of_program = next((each.lm for each in predictors.values() if each.lm), None)
-        model = self.prompt_model or dspy.settings.lm or of_program
-        if without or model is None:
-            raise ValueError(
-                f"No language model for predictor {', '.join(without)}. "
-                "Call dspy.configure(lm=dspy.LM(...)) first, or set one on the program with set_lm."
-            )
-        return model
 
     def _limits(self, data: Data) -> tuple[Settings, Budget]:
         size = len(data.trainset)
@@ -383,9 +350,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             score_range=self.score_range,
             confidence=self.confidence,
             seed=self.seed,
+            num_repeats=self.num_repeats,
             patience=self.patience,
         )
-        limits = Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+        limits = limits_of(vars(self))
         if self.num_steps is None and not limits.given:
             settings = replace(settings, num_steps=AUTO_STEPS[self.auto or "light"])
             limits = Limits(max_metric_calls=usual_metric_calls(settings, self.num_candidates))
@@ -439,17 +407,3 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         if result.best_idx:
             warn_unless_sure(result.gain, "valset")
         return result
-
-
-def _predictors(student: dspy.Module) -> dict[str, dspy.Predict]:
-    if not isinstance(student, dspy.Module):
-        raise TypeError(f"`student` must be a dspy.Module, but got {student!r}.")
-    predictors = {
-        name: predictor
-        for name, predictor in student.named_predictors()
-        if predictor is student or not getattr(predictor, "_compiled", False)
-    }
-    if not predictors:
-        name = type(student).__name__
-        raise ValueError(f"No predictor to optimise in {name}. Sub-modules marked `_compiled` are skipped.")
-    return predictors

@@ -85,6 +85,8 @@ class Rollout:
         error: The error that ended the run, empty if none did.
         calls: The predictor calls in the order in which they began.
         spent: What the run cost, calls of language models inside the metric included.
+        repeat: Which of the runs of this candidate on this example it is, from 0.
+        lost: Whether a failing language model or the time limit ended it: then it says nothing about the candidate.
         num_calls: How many predictor calls there were; of very many, not all are kept.
         predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
     """
@@ -96,6 +98,8 @@ class Rollout:
     error: str = ""
     calls: tuple[Call, ...] = ()
     spent: Spending = Spending()
+    repeat: int = 0
+    lost: bool = False
     num_calls: int = 0
     predictor_feedback: Mapping[str, str] = field(default_factory=dict)
 
@@ -273,8 +277,8 @@ class StepRecord:
     Attributes:
         step: Index from 0.
         incumbent: Id of the candidate the step started from.
-        minibatch: The examples it ran on.
-        loss: Mean loss of the incumbent there, `top of score_range - score`.
+        minibatch: The examples it ran on, without those that were lost.
+        loss: Mean loss of the incumbent there, `top of score_range - score`; 0 if all were lost.
         top_score: The top of `score_range`.
         gradients: One for each predictor that the critic had something to say about.
         remarks: What the backward pass met besides, with counts: rollouts without a trace, predictors that never ran,
@@ -284,11 +288,12 @@ class StepRecord:
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
         race: For each candidate its mean gain on the first examples of the trial.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
-        skipped: Why the step ended early: `perfect minibatch`, `no gradient`, `no usable edit`, `the budget is
-            spent`; empty otherwise.
+        skipped: Why the step ended early: `perfect minibatch`, `minibatch lost`, `no gradient`, `no usable edit`,
+            `the budget is spent`; empty otherwise.
         best: Id of the best candidate on the valset after the step.
         best_score: Its mean score on the validation examples it was scored on.
         unparsed: Replies of critic and proposer that could not be parsed even when asked for again.
+        lost: Rollouts lost by the end of the step to failing language models or the time limit.
         spent: What the run had cost by the end of the step.
     """
 
@@ -308,6 +313,7 @@ class StepRecord:
     best: str = ""
     best_score: float = 0.0
     unparsed: int = 0
+    lost: int = 0
     spent: Spending = Spending()
 
     @property

@@ -6,6 +6,7 @@ import itertools
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,17 @@ from dspy.utils.exceptions import AdapterParseError
 from dspy_dlpo.records import Call
 
 _MAX_CALLS = 200
+
+PredictorNames = Mapping[int, str]
+
+
+def predictor_names(program: dspy.Module) -> PredictorNames:
+    """Return the name of each predictor by its identity, and by that of its signature.
+
+    A predictor that was deep-copied on the way (`dspy.Refine`) still has the signature of its original.
+    """
+    named = program.named_predictors()
+    return {id(each): name for name, predictor in named for each in (predictor.signature, predictor)}
 
 
 @dataclass(eq=False)
@@ -28,6 +40,7 @@ class _Record:
     own_thread: bool
     outputs: Mapping[str, Any] = field(default_factory=dict)
     ended: float = float("inf")
+    aside: AbstractContextManager[None] = field(default_factory=nullcontext)
     error: BaseException | None = None
     sources: dict[str, list[_Record]] = field(default_factory=dict)
     depth: int = 0
@@ -36,19 +49,17 @@ class _Record:
 class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
     """Records every predictor call of one rollout, failed ones included.
 
-    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`.
+    DSPy's own trace leaves out calls whose reply could not be parsed, and those made inside `dspy.Parallel`. During a
+    predictor call it is not among the callbacks: DSPy would call it for adapter and language model too, at a cost.
 
     Args:
-        program: The program that runs.
+        names: The `predictor_names` of the program that runs.
         given: The example's inputs.
         max_chars: Characters kept of each field.
     """
 
-    def __init__(self, program: dspy.Module, given: Mapping[str, Any], max_chars: int) -> None:
-        named = program.named_predictors()
-        # A predictor that was deep-copied on the way (`dspy.Refine`) still has the signature of its original.
-        self._names = {id(predictor.signature): name for name, predictor in named}
-        self._names |= {id(predictor): name for name, predictor in named}
+    def __init__(self, names: PredictorNames, given: Mapping[str, Any], max_chars: int) -> None:
+        self._names = names
         self._given = list(given.values())
         self._max_chars = max_chars
         self._records: dict[str, _Record] = {}
@@ -61,11 +72,14 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
             fields = instance.signature.input_fields
             given = {name: value for name, value in inputs.get("kwargs", inputs).items() if name in fields}
             own_thread = threading.get_ident() == self._thread
-            self._records[call_id] = _Record(instance, given, next(self._clock), own_thread)
+            aside = dspy.context(callbacks=[each for each in dspy.settings.callbacks if each is not self])
+            aside.__enter__()
+            self._records[call_id] = _Record(instance, given, next(self._clock), own_thread, aside=aside)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         """Note how it ended."""
         if record := self._records.get(call_id):
+            record.aside.__exit__(None, None, None)
             record.outputs = dict(outputs.items()) if outputs is not None else {}
             record.error = exception
             record.ended = next(self._clock)

@@ -47,9 +47,11 @@ class Progress:
         before, after = result.val_aggregate_scores[0], result.val_aggregate_scores[result.best_idx]
         gain = f"gain {result.gain}" if result.best_idx else "gain 0, no candidate was better than the student"
         unparsed = result.history[-1].unparsed if result.history else 0
+        lost = result.history[-1].lost if result.history else 0
         spent = result.spent
         self.note(
             f"{result.stopped}; valset {before:.3f} -> {after:.3f}, {gain}; {spent.metric_calls} metric calls, "
             f"{spent.lm_calls} LM calls, {spent.tokens} tokens, {dollars(spent.cost)}"
             + (f"; {unparsed} replies could not be used" if unparsed else "")
+            + (f"; {lost} rollouts were lost" if lost else "")
         )

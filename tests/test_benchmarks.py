@@ -9,7 +9,8 @@ import dspy
 import numpy as np
 import pytest
 
-from dspy_dlpo.benchmarks import coverage, decisions, enforcement
+from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo.benchmarks import coverage, decisions, enforcement, engine
 from tests.scripted import fields, scripted_lm
 
 
@@ -111,3 +112,23 @@ def test_coverage_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     out = capsys.readouterr().out
     assert out.count("| 10 | 1 |") == 6
     assert "Least coverage of all rows: 100.0%" in out
+
+
+def test_engine_prints_its_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--latency", "0.001", "--num-threads", "4", "--batch-sizes", "8", "--max-metric-calls", "300"]
+    monkeypatch.setattr("sys.argv", ["engine", *sizes, "--num-examples", "4", "--size", "200"])
+    engine.main()
+    out = capsys.readouterr().out
+    assert "8: seconds" in out
+    assert "4 threads: dspy.Evaluate" in out
+    assert "Opening a ledger of 200 evaluations: seconds" in out
+    assert "start with log_dir" in out
+
+
+def test_world_of_the_engine_benchmark_can_be_learned() -> None:
+    trainset = engine.examples(120)[:20]
+    with dspy.context(lm=engine.lm_of(engine.World())):
+        optimizer = DLPOOptimizer(metric=engine.metric, num_steps=4, num_threads=2, verbose=False)
+        optimized = optimizer.compile(engine.program(), trainset=trainset * 2, valset=trainset)
+    scores = optimized.detailed_results.val_aggregate_scores
+    assert max(scores) > scores[0] == 0

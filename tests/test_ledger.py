@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from dspy_dlpo.ledger import Ledger
-from dspy_dlpo.records import Call, Rollout, Spending
+from dspy_dlpo.records import Call, Candidate, Rollout, Spending, StepRecord
 
 ROLLOUT = Rollout("abc", "train:1", 0.5, "meh", "", (Call("self", {"q": "1"}, {"a": "2"}),), Spending(1, 2, 3, 4, 0.5))
 
@@ -20,7 +25,7 @@ def test_ledger_gives_back_what_was_written(tmp_path: Path, on_disk: bool) -> No
         ledger.close()
         ledger = Ledger(tmp_path, {"seed": "0"})
     assert ledger.rollout("abc", "train:1") == ROLLOUT
-    assert ledger.rollout("abc", "train:2") is None
+    assert ledger.rollout("abc", "train:2") is ledger.rollout("abc", "train:1", 1) is None
     assert ledger.reply("key") == ({"fields": {"edits": "ADD x"}}, Spending(lm_calls=1))
     ledger.close()
 
@@ -33,30 +38,78 @@ def test_second_process_on_one_folder_is_refused(tmp_path: Path) -> None:
     Ledger(tmp_path, {}).close()
 
 
-def test_foreign_damaged_or_newer_file_is_refused_and_left_untouched(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
+def garbage(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be read as one" * 100)
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="is damaged or not a ledger"):
-        Ledger(tmp_path, {})
-    assert path.read_bytes() == before
-    path.unlink()
 
-    foreign = sqlite3.connect(path)
-    foreign.execute("CREATE TABLE mine (x)")
-    foreign.close()
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="is not a ledger of dspy_dlpo"):
-        Ledger(tmp_path, {})
-    assert path.read_bytes() == before
-    path.unlink()
 
-    Ledger(tmp_path, {}).close()
-    newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version=99")
-    newer.close()
-    with pytest.raises(ValueError, match=r"newer dspy_dlpo \(schema 99\)"):
+def foreign(path: Path) -> None:
+    """Leave a database of another program as its death would: with changes beside it that it has not taken in."""
+    file = sqlite3.connect(path.with_name("alive.sqlite"))
+    file.execute("PRAGMA journal_mode=WAL")
+    file.execute("CREATE TABLE mine (x)")
+    file.commit()
+    for name in ("", "-wal"):
+        shutil.copy(f"{path.with_name('alive.sqlite')}{name}", f"{path}{name}")
+    file.close()
+    path.with_name("alive.sqlite").unlink()
+
+
+def of_schema(version: int, path: Path) -> None:
+    Ledger(path.parent, {}).close()
+    file = sqlite3.connect(path)
+    file.execute(f"PRAGMA user_version={version}")
+    file.close()
+
+
+def torn(path: Path) -> None:
+    Ledger(path.parent, {}).close()
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 4096 * 7)
+
+
+def truncated(path: Path) -> None:
+    Ledger(path.parent, {}).close()
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (garbage, "is damaged or not a ledger"),
+        (torn, "is damaged or not a ledger"),
+        (truncated, "is damaged or not a ledger"),
+        (foreign, "is not a ledger of dspy_dlpo"),
+        (partial(of_schema, 99), r"is of a newer dspy_dlpo \(schema 99\)"),
+        (partial(of_schema, 1), r"is of an older dspy_dlpo \(schema 1\)"),
+    ],
+    ids=["garbage", "torn", "truncated", "foreign", "newer", "older"],
+)
+def test_file_that_is_no_good_ledger_is_refused_and_stays_as_it_is_byte_for_byte(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(tmp_path / "ledger.sqlite")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
         Ledger(tmp_path, {})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_death_while_a_ledger_was_made_leaves_one_that_can_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").touch()
+    Ledger(tmp_path, {"seed": "0"}).close()
+    Ledger(tmp_path, {"seed": "0"}).close()
+
+
+def test_steps_are_kept_with_the_states_of_the_policies(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, {})
+    candidate = Candidate({"self": "Be kind."}, parent="abc")
+    record = StepRecord(0, "abc", ("train:1",), 0.5, candidates=(candidate,), lost=2)
+    ledger.add_step(record, [{"temperature": 0.5}, {}])
+    ledger.close()
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as file:
+        ((step, kept, states),) = file.execute("SELECT * FROM steps").fetchall()
+    file.close()
+    assert TypeAdapter(StepRecord).validate_json(kept) == record
+    assert (step, json.loads(states)) == (0, [{"temperature": 0.5}, {}])
 
 
 def test_other_settings_are_named(tmp_path: Path) -> None:

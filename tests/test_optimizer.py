@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import AuthError, TransportError
+from dspy.utils.callback import BaseCallback
 
 from dspy_dlpo import DLPOOptimizer, TextualLearningRate, TextualRegularization
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, role_of, scripted_lm, world
@@ -261,6 +262,18 @@ def test_student_that_was_compiled_before_leaves_no_old_results_behind(lm: dspy.
     second = make(track_stats=False).compile(first, trainset=examples(40))
     assert not hasattr(second, "detailed_results")
     assert not hasattr(second.candidate_programs[0]["program"], "candidate_programs")
+
+
+def test_callbacks_of_the_user_see_every_call_of_a_language_model(lm: dspy.LM, make: Any) -> None:
+    class Counting(BaseCallback):
+        calls = 0
+
+        def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            self.calls += 1
+
+    with dspy.context(callbacks=[counting := Counting()]):
+        make(num_threads=1).compile(TwoSteps(), trainset=examples(10))
+    assert counting.calls == len(lm.engine.log)
 
 
 def test_copies_made_by_refine_count_as_their_predictor(make: Any) -> None:
@@ -521,7 +534,7 @@ def test_no_language_model_anywhere_is_refused(make: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "returned None for trainset.1.; it must return a number"),
+        (None, r"returned None for trainset.\d+.; it must return a number"),
         ("good", "returned 'good'"),
         (float("nan"), "returned nan .*outside score_range"),
         (37, r"returned 37.0 .*outside score_range=\(0.0, 1.0\)"),
