@@ -49,7 +49,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prompt_model: The LM that writes candidates. Default: `dspy.settings.lm`, then the program's own.
         critic_model: The LM that criticises. Default: `prompt_model`.
         critic: Takes the place of the critic: any callable or `dspy.Module` that takes and returns the fields of
-            `dspy_dlpo.backward.Critique`. It is called with `critic_model` as DSPy's LM.
+            `dspy_dlpo.backward.CritiqueWithInput`. It is called with `critic_model` as DSPy's LM.
         proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.update.ProposeEdits`, likewise.
         critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models, and is
             what has been measured; more cost fewer calls.
@@ -346,14 +346,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ),
             "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in as_policies(self.policies)]),
             "critic, proposer and component_selector": repr(
-                [
-                    _hash(_source(each if inspect.isroutine(each) else type(each)) + _text(_attributes(each)))
-                    for each in (self.critic, self.proposer, self.component_selector)
-                ]
+                [_hash(_code(each)) for each in (self.critic, self.proposer, self.component_selector)]
             ),
             "seed": repr(self.seed),
             "metric": _hash(_source(self.metric) + repr(_attributes(self.metric))),
-            "program": _hash(_source(type(student)) + json.dumps(_without_lms(student.dump_state()), default=repr)),
+            "program": _hash(_code(student)),
             "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
             "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
             "data": data.hash(),
@@ -398,6 +395,15 @@ def _source(thing: Any) -> str:
         return inspect.getsource(thing)
     except (TypeError, OSError):  # Defined in C, in a notebook that is gone, or an object that is called.
         return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _code(thing: Any) -> str:
+    """What a program, a function or another callable does, as far as its source and its settings tell."""
+    if isinstance(thing, dspy.Module):
+        return _source(type(thing)) + json.dumps(_without_lms(thing.dump_state()), default=repr)
+    if isinstance(thing, str) or inspect.isfunction(thing):
+        return _text(thing)
+    return _source(thing if inspect.isroutine(thing) else type(thing)) + _text(_attributes(thing))
 
 
 def _attributes(thing: Any) -> list[tuple[str, str]]:

@@ -18,19 +18,18 @@ from dspy.utils.exceptions import AdapterParseError
 from dspy_dlpo.records import Call
 
 _MAX_CALLS = 200
-_MAX_PARTS = 100
-_MAX_DEPTH = 4
+_MAX_PARTS = 300
 _LONG = 20
 
 
 class _Value:
-    """A value and its parts as they are now: the program may change a list later."""
+    """A value and its parts as they are now: the program may change a list later. Of many parts the last are kept."""
 
-    def __init__(self, thing: Any, depth: int = _MAX_DEPTH) -> None:
+    def __init__(self, thing: Any, max_parts: int = _MAX_PARTS) -> None:
         self.thing = thing
         self.text = as_text(thing)
-        parts = itertools.islice(_parts(thing), _MAX_PARTS) if depth else ()
-        self.parts = [_Value(part, depth - 1) for part in parts]
+        parts = [*_parts(thing)][-max_parts:] if max_parts else []
+        self.parts = [_Value(part, (max_parts - 1) // len(parts)) for part in parts]
 
     @property
     def own_keys(self) -> tuple[int, str]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import dspy
 import pytest
 
-from dspy_dlpo.benchmarks import enforcement
+from dspy_dlpo.benchmarks import enforcement, planted_faults
 from tests.scripted import fields, scripted_lm
 
 
@@ -43,3 +44,12 @@ def test_enforcement_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     out: Any = capsys.readouterr().out
     assert "| replies that | edits | whole rewrite |" in out
     assert "| broke a rule after mending | 0 | 0 |" in out
+
+
+def test_gradients_of_planted_faults_land_on_the_fault_and_repairs_take_fewer_steps_with_the_chain() -> None:
+    chain, others = (
+        list(planted_faults.runs(mode, [1], [planted_faults.Cycle])) for mode in ("chain", "no chain, round robin")
+    )
+    assert len(chain) == len(planted_faults.Cycle.stages)
+    assert fmean(run.landed for run in chain) >= 0.95
+    assert fmean(run.steps for run in chain) <= fmean(run.steps for run in others) / 2

@@ -14,7 +14,10 @@ from dspy_dlpo.records import Call
 from dspy_dlpo.trace import Recorder
 from tests.scripted import Program, Script, field, replying, scripted_lm
 
+QUESTION = "What of topic alpha?"
 NOTE = "It was in alpha."
+ENDLESS: list[Any] = ["A list."]
+ENDLESS.append(ENDLESS)
 
 
 def traced(program: dspy.Module, script: Script | None = None, **inputs: Any) -> tuple[Call, ...]:
@@ -41,6 +44,7 @@ def sources(calls: tuple[Call, ...], predictor: str) -> dict[str, list[str | Non
         (lambda question, note: f"A note: {note} That is all.", ["first"]),
         (lambda question, note: [question, {"note": note}], ["first"]),
         (lambda question, note: note.upper(), ["first"]),
+        (lambda question, note: ENDLESS, ["first"]),
         (lambda question, note: question, None),
         (lambda question, note: " ".join(question.split()), None),
         (lambda question, note: f"Think about: {question}", None),
@@ -52,6 +56,7 @@ def sources(calls: tuple[Call, ...], predictor: str) -> dict[str, list[str | Non
         "text that holds the output",
         "list that holds it",
         "transformed, so the call before",
+        "list that holds itself",
         "the example's own",
         "equal to the example's own",
         "text that holds the example's own",
@@ -63,7 +68,7 @@ def test_input_is_credited_to_the_call_that_made_it(text: Callable[[str, str], A
         return self.second(text=text(question, self.first(question=question).note))
 
     program = Program(run, first="question -> note", second="text: Any -> answer")
-    calls = traced(program, replying(note=NOTE), question="What of topic alpha?")
+    calls = traced(program, replying(note=NOTE), question=QUESTION)
     assert sources(calls, "second").get("text") == maker
 
 
@@ -99,9 +104,6 @@ def test_surest_sign_decides_where_several_calls_could_have_made_an_input(
 
     program = Program(run, a="question -> one", b="question -> two", c="text -> answer")
     assert sorted(sources(traced(program, replying(**outputs), question=QUESTION), "c")["text"]) == sorted(makers)
-
-
-QUESTION = "What of topic alpha?"
 
 
 def test_constant_beside_an_input_with_a_maker_has_none() -> None:
@@ -254,32 +256,37 @@ def test_predictors_that_the_metric_asks_are_not_part_of_the_trace() -> None:
 
 
 class Item(dspy.Module):
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[str], str]) -> None:
         super().__init__()
+        self.changed = changed
         self.find = dspy.Predict("item -> found")
         self.rate = dspy.Predict("text -> rating")
 
     def forward(self, item: str) -> dspy.Prediction:
-        return self.rate(text=self.find(item=item).found.upper())
+        return self.rate(text=self.changed(self.find(item=item).found))
 
 
 @pytest.mark.parametrize("slowest", ["w", "z"])
-def test_calls_in_parallel_have_an_order_that_does_not_depend_on_who_is_first(slowest: str) -> None:
+@pytest.mark.parametrize("changed", [str.upper, lambda text: " ".join(text.split())], ids=["transformed", "equal"])
+def test_calls_in_parallel_have_an_order_and_makers_that_do_not_depend_on_who_is_first(
+    changed: Callable[[str], str], slowest: str
+) -> None:
     def run(self: Any, question: str) -> Any:
         items = [(self.item, {"item": f"item {letter}"}) for letter in "wxyz"]
         rated = dspy.Parallel(num_threads=4, disable_progress_bar=True)(items)
-        return self.merge(ratings=" ".join(each.rating.upper() for each in rated))
+        merged = self.merge(ratings=" ".join(each.rating.upper() for each in rated)).summary
+        return self.polish(text=merged.upper())
 
     def found(user: str) -> str:
         time.sleep(0.02 * (3 - abs(ord(field(user, "item")[-1]) - ord(slowest))))
-        return "found"
+        return "found it"
 
-    program = Program(run, item=Item(), merge="ratings -> answer")
+    program = Program(run, item=Item(changed), merge="ratings -> summary", polish="text -> answer")
     calls = traced(program, replying(found=found), question=QUESTION)
-    assert [call.predictor for call in calls] == ["item.find", "item.rate"] * 4 + ["merge"]
+    assert [call.predictor for call in calls] == ["item.find", "item.rate"] * 4 + ["merge", "polish"]
     assert [call.inputs["item"] for call in calls[:8:2]] == ["item w", "item x", "item y", "item z"]
-    assert [call.sources for call in calls[1::2]] == [{"text": (0,)}, {"text": (2,)}, {"text": (4,)}, {"text": (6,)}]
-    assert calls[-1].sources == {"ratings": (1, 3, 5, 7)}
+    assert [call.sources for call in calls[1:8:2]] == [{"text": (0,)}, {"text": (2,)}, {"text": (4,)}, {"text": (6,)}]
+    assert [call.sources for call in calls[8:]] == [{"ratings": (1, 3, 5, 7)}, {"text": (8,)}]
 
 
 def test_what_is_run_in_parallel_twice_is_ordered_by_what_it_builds_on() -> None:
