@@ -140,5 +140,13 @@ class Asker:
 
 
 def _fields(reply: Any, question: Question) -> dict[str, str]:
-    reply = reply if isinstance(reply, Mapping) else dict(getattr(reply, "items", dict)())
-    return {name: str(reply.get(name) or "") for name in question.signature.output_fields}
+    """Return the output fields of a reply; those it may leave out are empty then."""
+    given = reply if isinstance(reply, Mapping) else dict(getattr(reply, "items", dict)())
+    names = list(question.signature.output_fields)
+    fields = {name: given.get(name) or "" for name in names}
+    if names[0] not in given or not all(isinstance(value, str) for value in fields.values()):
+        raise TypeError(
+            f"`{question.name.partition('/')[0]}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
+            f"string, but got {reply!r}."
+        )
+    return fields

@@ -14,7 +14,7 @@ from dspy_dlpo.data import Data
 from dspy_dlpo.records import Call, Candidate, Point, Rollout, TextualGradient
 from dspy_dlpo.sentences import alike, opposed, split
 from dspy_dlpo.tokens import count_tokens
-from dspy_dlpo.trace import shorten
+from dspy_dlpo.trace import as_text, shorten
 
 _NOTHING = {"", "none", "nothing", "n/a", "no", "no change", "no changes", "nothing is missing"}
 _PRAISE = re.compile(
@@ -23,8 +23,12 @@ _PRAISE = re.compile(
     r"|(good|great|nice|excellent) job\W*|no (changes?|edits?) (is|are) (needed|necessary|required)\W*",
     re.IGNORECASE,
 )
-_CALL_NUMBER = re.compile(r"(?:call\s*)?(\d+)(?:[.:)]\s*|\s+(?=`?\w+`?\s*:))", re.IGNORECASE)
-_INPUT_NAME = re.compile(r"`?(\w+)`?\s*:\s*")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+_CALL_NUMBER = re.compile(r"\W*(?:call\s+)?(\d+)(?:\W*[.:)\]](?!\d)\W*|\s+(?=\W?\w+\W?\s*:))", re.IGNORECASE)
+_CALL_NUMBERS = re.compile(
+    r"\s*(?:\[(?:calls?\s*)?(\d(?:[\d\s,]|and)*)\]|\(calls?\s*(\d(?:[\d\s,]|and)*)\))\.?$", re.IGNORECASE
+)
+_INPUT_NAME = re.compile(r"[`*\"']*(\w+)[`*\"']*\s*:[`*]*\s*")
 _MAX_POINTS_PER_REPLY = 8
 _MAX_CHUNK_TOKENS = 8000
 
@@ -52,6 +56,7 @@ CritiqueWithInput = Critique.append(
 
 Where several inputs were, each line of `input_complaint` begins with the name of one. Where several calls are shown,
 they are numbered: a line then begins with the number of its call, and a sentence ends with those it is for in brackets.
+The descriptions of the fields then say so.
 """
 
 
@@ -113,8 +118,8 @@ class Backward:
                 if name in candidate.instructions:
                     asked += [(name, chunk) for chunk in self._chunks(blamed, name)]
                 else:
-                    for walk in blamed:
-                        walk.pass_on(name, walk.complaints[name])
+                    ended = [walk for walk in blamed if not walk.pass_on(name, walk.complaints[name])]
+                    remarks["complaints that ended at a frozen predictor"] += len(ended) if self.chain else 0
             questions = [self._question(candidate, name, chunk, step) for name, chunk in asked]
             for (name, chunk), reply in zip(asked, self.ask(questions), strict=True):
                 if reply is not None:
@@ -138,13 +143,13 @@ class Backward:
 
     def _labels(self, rollout: Rollout) -> list[str]:
         labels = self.data[rollout.example].labels().items() if self.show_gold else ()
-        return [f"Expected {name}: {value}" for name, value in labels]
+        return [f"Expected {name}: {as_text(value)}" for name, value in labels]
 
     def _chunks(self, walks: Sequence[_Walk], predictor: str) -> Iterator[Sequence[_Walk]]:
         chunk: list[_Walk] = []
         tokens = 0
         for walk in walks:
-            size = sum(map(count_tokens, self._case(walk, predictor)))
+            size = sum(map(count_tokens, self._case(walk, predictor))) if self.chunk_size > 1 else 0
             if chunk and (len(chunk) == self.chunk_size or tokens + size > _MAX_CHUNK_TOKENS):
                 yield chunk
                 chunk, tokens = [], 0
@@ -166,8 +171,10 @@ class Backward:
             "call": fenced(_numbered("Call", calls)),
             "complaint": fenced(_numbered("Call", complaints)),
         }
-        signature = CritiqueWithInput if any(walk.sources[predictor] for walk in chunk) else Critique
-        return Question(f"critic/{step}/{predictor}/{chunk[0].rollout.example}", signature, inputs)
+        sources = list(dict.fromkeys(name for walk in chunk for name in walk.sources[predictor]))
+        return Question(
+            f"critic/{step}/{predictor}/{chunk[0].rollout.example}", _signature(sources, len(chunk)), inputs
+        )
 
     @staticmethod
     def _count(candidate: Candidate, walks: Sequence[_Walk], remarks: Counter[str]) -> None:
@@ -183,14 +190,15 @@ class _Walk:
     """One failing rollout: its calls by predictor, which inputs came from which predictors, and the complaints."""
 
     rollout: Rollout
+    names: list[str]
     calls: dict[str, list[Call]] = field(default_factory=dict)
     sources: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     complaints: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rollout: Rollout, complaint: str, chain: bool) -> _Walk:
-        walk = cls(rollout)
         names = [call.predictor or f"made on the fly: {'/'.join(call.outputs)}" for call in rollout.calls]
+        walk = cls(rollout, names)
         for name, call in zip(names, rollout.calls, strict=True):
             walk.calls.setdefault(name, []).append(call)
             sources = walk.sources.setdefault(name, {})
@@ -199,21 +207,33 @@ class _Walk:
                 known += [names[maker] for maker in makers if names[maker] not in (name, *known)]
         walk.sources = {name: {each: of for each, of in found.items() if of} for name, found in walk.sources.items()}
         walk.complaints = {name: [complaint] for name in (walk._ends() if chain else walk.calls)}
-        for name, words in rollout.predictor_feedback.items():
-            walk.complaints[name] = [words, *walk.complaints.get(name, ())]
         for name, calls in walk.calls.items():
+            if words := rollout.predictor_feedback.get(name):
+                walk.complaints[name] = [words, *walk.complaints.get(name, ())]
             errors = [call.error for call in calls if call.error]
             if errors and name not in walk.complaints:  # The program went on without the reply.
                 walk.complaints[name] = errors
         return walk
 
     def _ends(self) -> list[str]:
-        """The predictors the metric's complaint goes to first."""
+        """The predictors the metric's complaint goes to first: those that failed, else those no other one uses.
+
+        Of a loop that no other predictor uses it is the last one to give something that the program returned.
+        """
         if self.rollout.error and (failed := [name for name, calls in self.calls.items() if calls[-1].error]):
             return failed
         used = {maker for inputs in self.sources.values() for makers in inputs.values() for maker in makers}
-        returned = [name for name, calls in self.calls.items() if any(call.returned for call in calls)]
-        return [name for name in self.calls if name not in used] or returned or list(self.calls)[-1:]
+        ends = [name for name in self.calls if name not in used]
+        last_first = list(dict.fromkeys(reversed(self.names)))
+        while loose := [name for name in last_first if name not in self._upstream(ends)]:
+            ends += [*(name for name in loose if any(call.returned for call in self.calls[name])), *loose][:1]
+        return ends
+
+    def _upstream(self, names: Sequence[str]) -> list[str]:
+        found = list(names)
+        for name in found:  # It grows.
+            found += [maker for makers in self.sources[name].values() for maker in makers if maker not in found]
+        return found
 
     def pass_on(self, predictor: str, complaints: Sequence[str], input_name: str = "") -> bool:
         """Complain to the makers of an input, or of all inputs if none is named; return whether there are any."""
@@ -227,7 +247,8 @@ class _Walk:
 def rounds(walks: Sequence[_Walk]) -> Iterator[list[str]]:
     """Yield the predictors from the last to the first; none of a round feeds another of it.
 
-    Where predictors feed each other in a loop, the one that was called last comes first.
+    Where predictors feed each other in a loop, one that somebody complains about by now comes first, else the one that
+    was called last.
     """
     users: dict[str, set[str]] = {}
     last: dict[str, int] = {}
@@ -237,12 +258,13 @@ def rounds(walks: Sequence[_Walk]) -> Iterator[list[str]]:
         for name, inputs in walk.sources.items():
             for maker in (maker for makers in inputs.values() for maker in makers):
                 users[maker].add(name)
-        for index, call in enumerate(walk.rollout.calls):
-            if call.predictor:
-                last[call.predictor] = max(index, last.get(call.predictor, 0))
-    waiting = sorted(users, key=lambda name: -last.get(name, 0))
+        for index, name in enumerate(walk.names):
+            last[name] = max(index, last.get(name, 0))
+    waiting = sorted(users, key=lambda name: -last[name])
     while waiting:
-        ready = [name for name in waiting if not users[name].intersection(waiting)] or waiting[:1]
+        ready = [name for name in waiting if not users[name].intersection(waiting)]
+        blamed = [name for name in waiting if any(name in walk.complaints for walk in walks)]
+        ready = ready or [*blamed, *waiting][:1]
         yield ready
         waiting = [name for name in waiting if name not in ready]
 
@@ -255,7 +277,27 @@ def call_text(call: Call) -> str:
 
 def fenced(text: str) -> str:
     """Return text from data or from a model between <data> tags that it cannot close itself."""
-    return "<data>\n" + re.sub(r"<(/?\s*data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
+    return "<data>\n" + re.sub(r"<(\s*/?\s*data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
+
+
+def _signature(sources: Sequence[str], num_calls: int) -> type[dspy.Signature]:
+    """Return what the critic is asked, with a word on the form of the reply where several things are asked about."""
+    signature = CritiqueWithInput if sources else Critique
+    begins = []
+    if num_calls > 1:
+        signature = _described(signature, "sentences", "each ends with the numbers of its calls, such as [1, 2]")
+        begins.append("the number of its call")
+    if len(sources) > 1:
+        begins.append(f"the name of the input and a colon, one of {', '.join(sources)}")
+    if sources and begins:
+        signature = _described(signature, "input_complaint", f"each line begins with {', then '.join(begins)}")
+    return signature
+
+
+def _described(signature: type[dspy.Signature], name: str, more: str) -> type[dspy.Signature]:
+    desc: str = signature.output_fields[name].json_schema_extra["desc"]
+    described: type[dspy.Signature] = signature.with_updated_fields(name, desc=f"{desc}; {more}")
+    return described
 
 
 def _numbered(word: str, texts: Sequence[str]) -> str:
@@ -264,27 +306,26 @@ def _numbered(word: str, texts: Sequence[str]) -> str:
     return "\n\n".join(f"{word} {number}:\n{text}" for number, text in enumerate(texts, 1))
 
 
-def _is_nothing(text: str) -> bool:
-    return text.strip().strip(".\"'").lower() in _NOTHING
+def _is_empty(text: str, remarks: Counter[str]) -> bool:
+    """Whether the critic says here that nothing is wrong. Praise is counted."""
+    praise = _PRAISE.fullmatch(text.strip()) is not None
+    remarks["praise"] += praise
+    return praise or text.strip().strip(".\"'").lower() in _NOTHING
 
 
 def _points(reply: str, examples: Sequence[str], remarks: Counter[str]) -> list[Point]:
-    """Read the critic's sentences; one that ends with numbers in brackets is about those of the examples only."""
+    """Read the critic's sentences; a line that ends with numbers in brackets is about those of the examples only."""
     points = []
     for line in reply.splitlines():
-        sentence = re.sub(r"^\s*(?:[-*•]|\d+[.)])\s+", "", line).strip()
-        about = (
-            re.search(r"\s*[\[(](?:calls? )?(\d+(?:(?:,| and)\s*\d+)*)[\])]\.?$", sentence) if examples[1:] else None
-        )
-        numbers = {int(number) for number in re.findall(r"\d+", about[1])} if about else set()
-        those = [example for number, example in enumerate(examples, 1) if number in numbers] or examples
-        sentence = sentence[: about.start()] if about else sentence
-        if _is_nothing(sentence):
-            continue
-        if _PRAISE.fullmatch(sentence):
-            remarks["praise"] += 1
-            continue
-        points += [Point(unit.strip(), tuple(those)) for unit in split(sentence)]
+        sentence, those = _BULLET.sub("", line).strip(), examples
+        if len(examples) > 1 and (about := _CALL_NUMBERS.search(sentence)):
+            numbers = {int(number) for number in re.findall(r"\d+", about[0])}
+            those = [example for number, example in enumerate(examples, 1) if number in numbers] or examples
+            remarks["sentence for a call that does not exist"] += not numbers <= {*range(1, len(examples) + 1)}
+            sentence = sentence[: about.start()]
+        for unit in map(str.strip, split(sentence)):
+            if not _is_empty(unit, remarks):
+                points.append(Point(unit, tuple(those)))
     remarks["points left out"] += max(len(points) - _MAX_POINTS_PER_REPLY, 0)
     return points[:_MAX_POINTS_PER_REPLY]
 
@@ -292,23 +333,28 @@ def _points(reply: str, examples: Sequence[str], remarks: Counter[str]) -> list[
 def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counter[str]) -> bool:
     """Carry what the critic says about the inputs to the predictors that made them; return whether it said anything.
 
-    A line may name the call it is about, and the input: `2 context: ...`.
+    A line may begin with the call it is about, and with the input: `2 context: ...`. So do the lines after it, until
+    one begins with another.
     """
     passed_on = False
-    for line in filter(None, map(str.strip, reply.splitlines())):
-        walks, words = chunk, line
-        if (number := _CALL_NUMBER.match(line)) and len(chunk) > 1:
-            walks, words = chunk[int(number[1]) - 1 :][:1], line[number.end() :]
+    inputs = {name for walk in chunk for call in walk.calls[predictor] for name in call.inputs}
+    walks, name = chunk, ""
+    for line in reply.splitlines():
+        if len(chunk) > 1 and (number := _CALL_NUMBER.match(line)):
+            walks = [walk for place, walk in enumerate(chunk, 1) if place == int(number[1])]
             remarks["complaint about a call that does not exist"] += not walks
-        named = _INPUT_NAME.match(words)
-        if named and any(named[1] in call.inputs for walk in walks for call in walk.calls[predictor]):
-            name, words = named[1], words[named.end() :]
+            name, words = "", line[number.end() :]
         else:
-            name = ""
-        if _is_nothing(words):
+            words = _BULLET.sub("", line)
+        if named := _INPUT_NAME.match(words):
+            if named[1] in inputs:
+                name, words = named[1], words[named.end() :]
+            else:  # Or only a word with a colon behind it, such as "Note:".
+                remarks["complaint about an input that does not exist"] += named[1].islower()
+        if _is_empty(words, remarks):
             continue
         for walk in walks:
-            if walk.pass_on(predictor, [words], name):
+            if walk.pass_on(predictor, [words.strip()], name):
                 passed_on = True
             else:
                 remarks["complaint about an input that no predictor made"] += 1

@@ -34,8 +34,8 @@ def fingerprint(
         "settings": repr(settings),
         "policies": repr([(type(policy).__name__, _attributes(policy)) for policy in policies]),
         "seed": repr(seed),
-        **{name: _callable(each) for name, each in callables.items()},
-        "program": _callable(student),
+        **{name: _hash(_code(each)) for name, each in callables.items()},
+        "program": _hash(_code(student)),
         "models": repr([(lm.model, _harmless(lm.kwargs)) if lm else None for lm in lms]),
         "adapter": repr((type(adapter).__name__, _attributes(adapter))) if adapter else "None",
         "data": data.hash(),
@@ -43,10 +43,13 @@ def fingerprint(
     }
 
 
-def _callable(thing: Any) -> str:
+def _code(thing: Any) -> str:
+    """What a program, a function or another callable does, as far as its source and its settings tell."""
     if isinstance(thing, dspy.Module):
-        return _hash(_source(type(thing)) + json.dumps(_without_lms(thing.dump_state()), default=repr))
-    return repr(thing) if thing is None or isinstance(thing, str) else _hash(_source(thing) + repr(_attributes(thing)))
+        return _source(type(thing)) + json.dumps(_without_lms(thing.dump_state()), default=repr)
+    if thing is None or isinstance(thing, str) or inspect.isfunction(thing):
+        return _text(thing)
+    return _source(thing if inspect.isroutine(thing) else type(thing)) + _text(_attributes(thing))
 
 
 def _source(thing: Any) -> str:

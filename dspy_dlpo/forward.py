@@ -283,7 +283,7 @@ class Forward:
         self._budget.check()
         candidate, name, repeat = key
         example = self._examples[name]
-        recorder = Recorder(names, example.inputs(), self._max_chars)
+        recorder = Recorder(program, names, example.inputs(), self._max_chars)
         traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
         callbacks = [*dspy.settings.callbacks, recorder] if traced else dspy.settings.callbacks
         prediction, feedback, error, lost = None, "", "", False

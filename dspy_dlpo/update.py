@@ -284,15 +284,15 @@ def plans(
 ) -> list[dict[str, tuple[Edit, ...]]]:
     """Return which choices make a candidate together, by predictor.
 
-    First the first choices of all predictors; then those of each predictor alone, the most blamed first, so that a
-    wrong edit of one does not hide a right edit of another; then the second choices of all, and so on.
+    First the first choices of all predictors; then, if there are several, those of each alone, the most blamed first,
+    so that a wrong edit of one does not hide a right edit of another; then the second choices of all, and so on.
     """
     together = [
         {name: each[number] for name, each in choices.items() if number < len(each)}
         for number in range(max(map(len, choices.values()), default=0))
     ]
-    alone = [{name: choices[name][0]} for name in blamed if choices[name] and len(blamed) > 1]
-    return [*together[:1], *alone, *together[1:]]
+    alone = [{name: choices[name][0]} for name in blamed if choices[name]]
+    return [*together[:1], *(alone if len(alone) > 1 else ()), *together[1:]]
 
 
 def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:

@@ -7,11 +7,14 @@ to the instruction. Everything it does depends on its prompt alone.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dspy
+from dspy.lm15 import Request, response_to_events
 
 from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, role_of
 
@@ -23,6 +26,9 @@ class ScriptedEngine(SimulatedEngine):
 
     def count(self, role: str) -> int:
         return sum(role_of(system) == role for system, _ in self.log)
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        yield from response_to_events(self.complete(request))
 
     def dump_state(self) -> dict[str, Any]:
         return {}
@@ -47,6 +53,38 @@ def world(critic: Script | None = None, proposer: Script | None = None, program:
         )
 
     return answer
+
+
+def replying(**values: str | Callable[[str], str]) -> Script:
+    """Return a script that fills each field it is asked for, in the form of whichever adapter asks.
+
+    A field has the value of its name, or that of a function of the user's message. By default the critic says
+    "nothing", the proposer proposes nothing, and any other field holds its own name.
+    """
+    known = {"sentences": "nothing", "input_complaint": "nothing", "edits": "", **values}
+
+    def answer(system: str, user: str) -> str:
+        asked = system.partition("Your output fields are:")[2].partition("All interactions")[0]
+        values = {name: known.get(name, name) for name in re.findall(r"^\d+\. `(\w+)`", asked, re.MULTILINE)}
+        found = {name: value if isinstance(value, str) else value(user) for name, value in values.items()}
+        if "Outputs will be a JSON object" in system:
+            return json.dumps(found)
+        return fields(**found) if "[[ ## " in system else "".join(f"<{name}>{found[name]}</{name}>" for name in found)
+
+    return answer
+
+
+class Program(dspy.Module):
+    """A program of the given predictors; `run` is its `forward`."""
+
+    def __init__(self, run: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part if isinstance(part, dspy.Module) else dspy.Predict(part))
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.run(self, **inputs)
 
 
 def _program(system: str, user: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dspy_dlpo import DLPOOptimizer
-from dspy_dlpo.benchmarks import coverage, decisions, enforcement, engine
+from dspy_dlpo.benchmarks import coverage, decisions, enforcement, engine, planted_faults
 from tests.scripted import fields, scripted_lm
 
 
@@ -132,3 +132,12 @@ def test_world_of_the_engine_benchmark_can_be_learned() -> None:
         optimized = optimizer.compile(engine.program(), trainset=trainset * 2, valset=trainset)
     scores = optimized.detailed_results.val_aggregate_scores
     assert max(scores) > scores[0] == 0
+
+
+def test_gradients_of_planted_faults_land_on_the_fault_and_repairs_take_fewer_steps_with_the_chain() -> None:
+    chain, others = (
+        list(planted_faults.runs(mode, [1], [planted_faults.Cycle])) for mode in ("chain", "no chain, round robin")
+    )
+    assert len(chain) == len(planted_faults.Cycle.stages)
+    assert fmean(run.landed for run in chain) >= 0.95
+    assert fmean(run.steps for run in chain) <= fmean(run.steps for run in others) / 2

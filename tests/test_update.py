@@ -14,7 +14,7 @@ from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, Contrast, Point, TextualGradient, UpdateRequest
 from dspy_dlpo.sentences import Edit, count_edits
 from dspy_dlpo.tokens import count_tokens
-from dspy_dlpo.update import Update, allowed, choose, limits, numbered, parse_edits
+from dspy_dlpo.update import Update, allowed, choose, limits, numbered, parse_edits, plans
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
 
@@ -232,3 +232,17 @@ def test_every_limit_is_told_to_the_proposer() -> None:
 def test_sentences_are_numbered_from_one() -> None:
     assert numbered(SENTENCES) == "1. Read the question.\n2. Think about it.\n3. Answer in one word."
     assert numbered(()) == "(empty)"
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({"a": "12", "b": "34"}, [{"a": "1", "b": "3"}, {"b": "3"}, {"a": "1"}, {"a": "2", "b": "4"}]),
+        ({"a": "12", "b": ""}, [{"a": "1"}, {"a": "2"}]),
+        ({"a": "1"}, [{"a": "1"}]),
+        ({}, []),
+    ],
+    ids=["two predictors", "one has no edit", "one predictor", "none"],
+)
+def test_first_choices_go_together_then_alone_the_most_blamed_first(choices: Any, expected: Any) -> None:
+    assert plans(choices, [name for name in ("b", "a") if name in choices]) == expected
