@@ -77,7 +77,6 @@ def foretell(
     data: Data,
     settings: Settings,
     budget: Budget,
-    num_candidates: int,
     prompt_model: dspy.BaseLM,
     critic_model: dspy.BaseLM,
 ) -> Estimate:
@@ -86,7 +85,7 @@ def foretell(
     Prompts are formatted with DSPy's adapter for some of the examples and their tokens counted; no language model is
     called. What cannot be known before is assumed, and said in `Estimate.assumptions`.
     """
-    step, fixed = _metric_calls(settings, num_candidates)
+    step, fixed = _metric_calls(settings)
     pairs = [(each, each.lm or dspy.settings.lm) for _, each in program.named_sub_modules(dspy.Predict)]
     unknown = budget.prices.look_up(lm.model for lm in (*models_of(program), prompt_model, critic_model))
     sample = [data[name] for name in _spread((*data.trainset, *data.valset))]
@@ -124,31 +123,31 @@ def foretell(
     return Estimate(start + _times(each, num_steps), round(num_steps), budget.limits, tuple(assumptions))
 
 
-def _metric_calls(settings: Settings, num_candidates: int) -> tuple[float, float]:
+def _metric_calls(settings: Settings) -> tuple[float, float]:
     """Return how many metric calls a step makes, and how many the beginning and the end of a run."""
     batch, val = settings.batch_size, len(settings.valset)
     fresh = max(len(settings.trainset) - batch, batch)
     trial = min(fresh, settings.max_trial_examples or fresh)
     comparison = 2 * max(trial - batch, 0) * _BEYOND_FIRST_LOOK
-    step = batch * (2 + num_candidates) + comparison + val * _ACCEPTED * _VALIDATED
+    step = batch * (2 + settings.num_candidates) + comparison + val * _ACCEPTED * _VALIDATED
     return settings.num_repeats * step, settings.num_repeats * val * (1 + _VALIDATED)
 
 
-def usual_metric_calls(settings: Settings, num_candidates: int) -> int:
+def usual_metric_calls(settings: Settings) -> int:
     """Return as many metric calls as the steps of `settings` usually need, with something to spare."""
     size, val = len(settings.trainset), len(settings.valset)
     trial = min(size, settings.max_trial_examples or size)
-    step = settings.batch_size * (1 + num_candidates) + trial + val // 2
+    step = settings.batch_size * (1 + settings.num_candidates) + trial + val // 2
     return settings.num_repeats * (2 * val + (settings.num_steps or 1) * step)
 
 
-def check_metric_calls(limits: Limits, settings: Settings, num_candidates: int) -> None:
+def check_metric_calls(limits: Limits, settings: Settings) -> None:
     """Raise if the metric calls do not suffice for one step and the choice of the result.
 
     Raises:
         ValueError: Says how many would.
     """
-    val, step = len(settings.valset), settings.batch_size * (2 + num_candidates) * settings.num_repeats
+    val, step = len(settings.valset), settings.batch_size * (2 + settings.num_candidates) * settings.num_repeats
     limit, least = limits.max_metric_calls, 2 * val * settings.num_repeats + step
     if limit is not None and limit < least:
         raise ValueError(

@@ -37,6 +37,7 @@ class Settings:
     valset: Sequence[str]
     num_steps: int | None
     batch_size: int
+    num_candidates: int
     max_trial_examples: int | None
     max_passing: int
     score_range: tuple[float, float]
@@ -263,7 +264,19 @@ class Loop:
             return f"the best has not changed in {patience} steps"
         if idle >= max(MAX_IDLE_STEPS, -(-len(trainset) // self.settings.batch_size)):
             return f"{idle} steps in a row had nothing to try"
+        try:
+            self.budget.check(self.least_calls(walk))  # Else critic and proposer would be paid for nothing.
+        except BudgetSpent as limit:
+            return str(limit)
         return ""
+
+    def least_calls(self, walk: Walk) -> int:
+        """Return the metric calls that the next step needs to try its candidates out."""
+        ctx = StepContext(len(walk.history), self.settings.seed)
+        minibatch = self.minibatch(ctx.step)
+        examples = {*minibatch, *self.fresh(minibatch, ctx)[: self.settings.batch_size]}
+        unpaid = sum(self.forward.score(walk.incumbent, name) is None for name in examples)
+        return (unpaid + self.settings.num_candidates * self.settings.batch_size) * self.settings.num_repeats
 
     def minibatch(self, step: int) -> list[str]:
         """Return the examples of a step: one seeded shuffle of the trainset an epoch."""

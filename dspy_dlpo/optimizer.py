@@ -301,7 +301,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         data = prepare(trainset, valset, self.seed)
         settings, budget = self._limits(data)
         critic_model = self.critic_model or prompt_model
-        return foretell(program, predictors, data, settings, budget, self.num_candidates, prompt_model, critic_model)
+        return foretell(program, predictors, data, settings, budget, prompt_model, critic_model)
 
     def diagnose(
         self,
@@ -345,6 +345,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             valset=data.valset,
             num_steps=self.num_steps,
             batch_size=self.batch_size or min(_BATCH_SIZE, size),
+            num_candidates=self.num_candidates,
             max_trial_examples=self.max_trial_examples,
             max_passing=self.max_passing,
             score_range=self.score_range,
@@ -356,8 +357,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         limits = limits_of(vars(self))
         if self.num_steps is None and not limits.given:
             settings = replace(settings, num_steps=AUTO_STEPS[self.auto or "light"])
-            limits = Limits(max_metric_calls=usual_metric_calls(settings, self.num_candidates))
-        check_metric_calls(limits, settings, self.num_candidates)
+            limits = Limits(max_metric_calls=usual_metric_calls(settings))
+        check_metric_calls(limits, settings)
         return settings, Budget(limits, Prices(self.prices), self.num_threads or dspy.settings.num_threads)
 
     def _fingerprint(
@@ -365,7 +366,6 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     ) -> dict[str, str]:
         kept = (
             replace(settings, trainset=(), valset=(), num_steps=None, patience=None, seed=0),
-            self.num_candidates,
             self.failure_score,
             self.show_gold,
             self.protect,
