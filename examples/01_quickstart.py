@@ -44,18 +44,18 @@ def review(example: dspy.Example, prediction: dspy.Prediction, trace: object = N
 
 
 def load_orders() -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
-    """Return train, validation and test examples: 74, 20 and 50."""
+    """Return train, validation and test examples: 94, 20 and 30."""
     lines = (Path(__file__).parent / "data" / "orders.jsonl").read_text(encoding="utf-8").splitlines()
     orders = [dspy.Example(**json.loads(line)).with_inputs("message") for line in lines]
     random.Random(0).shuffle(orders)
-    return orders[:74], orders[74:94], orders[94:]
+    return orders[:94], orders[94:114], orders[114:]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="the program's model, as DSPy names it; default: the one on this machine")
     parser.add_argument("--prompt-model", help="the model that criticises and proposes; default: the same")
-    parser.add_argument("--max-metric-calls", type=int, default=120)
+    parser.add_argument("--max-metric-calls", type=int, default=100)
     parser.add_argument("--num-threads", type=int, help="default: 1 on this machine, else 8")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
     else:
         from dspy_dlpo.local import local_lm
 
-        lm = local_lm(max_tokens=48, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
+        lm = local_lm(max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
         prompt_model = lm.copy(max_tokens=120)
     if arguments.prompt_model:
         prompt_model = dspy.LM(arguments.prompt_model)

@@ -11,13 +11,15 @@ from tests.scripted import examples, scripted_lm
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    adapter = dspy.ChatAdapter()
-    with dspy.context(lm=scripted_lm(), adapter=adapter):
-        scope = {"trainset": examples(24), "valset": examples(10, 100)}
-        exec(code, scope)
+    lm = scripted_lm()
+    scope = {"trainset": examples(24), "valset": examples(10, 100), "testset": examples(20, 200)}
+    scope["prices"] = {lm.model: (1.0, 2.0)}
+    with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+        for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+            exec(code, scope)
+    assert scope["result"].gain.is_sure
     assert (tmp_path / "optimized.json").is_file()
     assert (tmp_path / "runs" / "qa" / "ledger.sqlite").is_file()
 
