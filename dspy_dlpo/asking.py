@@ -19,6 +19,7 @@ from dspy_dlpo.records import Spending
 from dspy_dlpo.threads import run_in_threads
 
 Fields = Mapping[str, str]
+_Answer = tuple[dict[str, Any], Spending, LMError | None]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Asker:
     """Puts questions to one language model.
 
     A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
-    failed call that might have gone well (a dropped connection, one that hangs); the ledger does not keep it, so that
-    a resumed run asks again. What no retry can mend is raised.
+    failed call that might have gone well (a dropped connection, one that hangs); a resumed run asks again, unless later
+    steps built on the failure. What no retry can mend is raised.
 
     Args:
         lm: The language model. A copy of it is asked, so that its history stays as it is.
@@ -91,15 +92,13 @@ class Asker:
                 missing.append(index)
         failures = []
 
-        def keep(number: int, answer: tuple[dict[str, Any], Spending, LMError | None] | None) -> None:
-            if answer is None:
-                self._budget.charge(Spending(seconds=self._timeout or 0.0))
-                return
-            reply, spent, failure = answer
+        def keep(number: int, answer: _Answer | None) -> None:
+            abandoned: _Answer = ({"fields": None}, Spending(seconds=self._timeout or 0.0), None)
+            reply, spent, failure = answer or abandoned
             if failure is not None:
                 failures.append(failure)
-            else:
-                self._ledger.add_reply(questions[missing[number]].key, reply, spent)
+            failed = answer is None or failure is not None
+            self._ledger.add_reply(questions[missing[number]].key, reply, spent, failed=failed)
             self._budget.charge(spent)
             replies[missing[number]] = reply
 
@@ -112,7 +111,7 @@ class Asker:
         self.unparsed += sum(field is None for field in fields)
         return fields
 
-    def _ask(self, question: Question) -> tuple[dict[str, Any], Spending, LMError | None]:
+    def _ask(self, question: Question) -> _Answer:
         self._budget.check()
         fields, failure = None, None
         module = self._module or dspy.Predict(question.signature)

@@ -49,7 +49,7 @@ class Choice:
         Raises:
             BudgetSpent: If the budget ends before that is decided. The candidate takes part in the final choice.
         """
-        self._entrants[candidate.id] = candidate
+        self._entrants.setdefault(candidate.id, candidate)
         if self._beats(candidate, self.best):
             self.best = candidate
 
@@ -89,12 +89,16 @@ class Choice:
         return better
 
     def _gain(self) -> Gain:
-        rivals = [each for each in self._entrants.values() if each is not self._student]
+        rivals = [each for each in self._entrants.values() if each.id != self._student.id]
         num_candidates = sum(bool(self._forward.scores(each, self._valset)) for each in rivals)
         after, before = self._paired(self.best, self._student)
         if self.best.id == self._student.id:
             return Gain(num_examples=len(before), num_candidates=num_candidates)
-        stopped_early = len(before) < len(self._valset)
+        lost = sum(
+            self._forward.is_lost(self.best, name) or self._forward.is_lost(self._student, name)
+            for name in self._valset
+        )
+        stopped_early = len(before) + lost < len(self._valset)
         return Gain.between(
             before,
             after,

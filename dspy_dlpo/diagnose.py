@@ -175,6 +175,7 @@ def examine(
     prices: Prices,
     num_threads: int,
     failure_score: float,
+    timeout: float | None,
     seed: int,
 ) -> Diagnosis:
     """Run a program on train examples, some of them several times, and say what was found.
@@ -187,10 +188,12 @@ def examine(
         prices: What calls cost.
         num_threads: Runs in flight at once.
         failure_score: Score of a run in which the program or the metric raised.
+        timeout: Seconds after which a run is given up; None for no limit. Such runs are left out.
         seed: Decides which examples are run.
 
     Raises:
         ValueError: If `num_calls` is below 4.
+        RuntimeError: If every run was lost to a failing language model.
     """
     if isinstance(num_calls, bool) or not isinstance(num_calls, int) or num_calls < 4:
         raise ValueError(f"`num_calls` must be an integer of at least 4, but got num_calls={num_calls!r}. 40 is usual.")
@@ -209,8 +212,12 @@ def examine(
                 budget=budget,
                 num_threads=num_threads,
                 failure_score=failure_score,
+                timeout=timeout,
             )
             rollouts += forward([(Candidate({}), name) for name in names[:size]])
+    if all(rollout.lost for rollout in rollouts):
+        raise RuntimeError(f"No run was scored: the language model could not be reached. {rollouts[0].error}")
+    rollouts = [rollout for rollout in rollouts if not rollout.lost]
     scores: dict[str, tuple[float, ...]] = {}
     for rollout in rollouts:
         scores[rollout.example] = (*scores.get(rollout.example, ()), rollout.score)

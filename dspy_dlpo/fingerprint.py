@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -46,7 +47,12 @@ def fingerprint(
 def _code(thing: Any) -> str:
     """What a program, a function or another callable does, as far as its source and its settings tell."""
     if isinstance(thing, dspy.Module):
-        return _source(type(thing)) + json.dumps(_without_lms(thing.dump_state()), default=repr)
+        kinds = sorted({_source(type(module)) for _, module in thing.named_sub_modules()})
+        return "".join(kinds) + json.dumps(_without_lms(thing.dump_state()), default=repr)
+    if isinstance(thing, functools.partial):
+        return _code(thing.func) + _text(thing.args) + _text(thing.keywords)
+    if inspect.ismethod(thing):
+        return _source(thing.__func__) + _text(_attributes(thing.__self__))
     if thing is None or isinstance(thing, str) or inspect.isfunction(thing):
         return _text(thing)
     return _source(thing if inspect.isroutine(thing) else type(thing)) + _text(_attributes(thing))
@@ -67,7 +73,13 @@ def _attributes(thing: Any) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if inspect.isfunction(value):  # Such as a schedule, whose numbers are in its closure.
         return _source(value) + "".join(_text(cell.cell_contents) for cell in value.__closure__ or ())
-    if isinstance(value, (str, int, float, bool, tuple, list, dict, type(None))):
+    if isinstance(value, functools.partial):
+        return _code(value)
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return f"[{', '.join(f'{name!r}: {_text(each)}' for name, each in value.items())}]"
+    if isinstance(value, (str, int, float, bool, type(None))):
         return repr(value)
     return type(value).__qualname__
 

@@ -130,7 +130,7 @@ class Forward:
 
     A rollout is lost if a language model fails on it in a way that says nothing about the candidate (a dropped
     connection, a rate limit that outlasts the retries of the LM), or if it takes longer than `timeout`. It is charged
-    and counted; the ledger does not keep it, so that a resumed run tries it again.
+    and counted; a resumed run tries it again unless later steps built on its loss.
 
     Args:
         student: The program. It is copied for each candidate and never changed.
@@ -176,7 +176,7 @@ class Forward:
         self._timeout = timeout
         self._max_chars = max_chars
         self._met: dict[_Key, float] = {}
-        self._lost: dict[_Key, Rollout] = {}
+        self._lost: set[_Key] = set()
         self._faults = Faults(max_lost_share)
         self._program = lru_cache(maxsize=_MAX_PROGRAMS * num_repeats)(self._build)
 
@@ -198,7 +198,7 @@ class Forward:
         """
         pairs = list(pairs)
         self.pay(pairs)
-        repeats = ([self._rollout(key) for key in self._keys(*pair)] for pair in pairs)
+        repeats = ([self._ledger.rollout(*key) for key in self._keys(*pair)] for pair in pairs)
         return [_merged([rollout for rollout in each if rollout]) for each in repeats]
 
     def pay(self, pairs: Iterable[tuple[Candidate, str]]) -> None:
@@ -222,8 +222,7 @@ class Forward:
 
         def keep(index: int, rollout: Rollout | None) -> None:
             rollout = rollout or self._abandoned(keys[index])
-            if not rollout.lost:
-                self._ledger.add_rollout(rollout)
+            self._ledger.add_rollout(rollout)
             self._meet(keys[index], rollout)
             self._faults.count(rollout)
 
@@ -255,12 +254,13 @@ class Forward:
     def _keys(self, candidate: Candidate, example: str) -> list[_Key]:
         return [(candidate.id, example, repeat) for repeat in range(self._num_repeats)]
 
-    def _rollout(self, key: _Key) -> Rollout | None:
-        return self._lost.get(key) or self._ledger.rollout(*key)
+    def is_lost(self, candidate: Candidate, example: str) -> bool:
+        """Whether this run has lost every rollout of a candidate on an example."""
+        return all(key in self._lost for key in self._keys(candidate, example))
 
     def _meet(self, key: _Key, rollout: Rollout) -> None:
         if rollout.lost:
-            self._lost[key] = rollout
+            self._lost.add(key)
         else:
             self._met[key] = rollout.score
         self._budget.charge(rollout.spent)
@@ -275,7 +275,7 @@ class Forward:
         program, lm = with_instructions(self._student, candidate), dspy.settings.lm
         if repeat:
             lm = _uncached(lm, repeat)
-            for predictor in program.predictors():
+            for _, predictor in program.named_sub_modules(dspy.Predict):  # Frozen ones too.
                 predictor.lm = _uncached(predictor.lm, repeat)
         return program, lm, predictor_names(program)
 
@@ -285,12 +285,20 @@ class Forward:
         example = self._examples[name]
         recorder = Recorder(program, names, example.inputs(), self._max_chars)
         traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
-        callbacks = [*dspy.settings.callbacks, recorder] if traced else dspy.settings.callbacks
         prediction, feedback, error, lost = None, "", "", False
         predictor_feedback: dict[str, str] = {}
-        with metered(self._budget.prices, trace=[], callbacks=callbacks, lm=lm) as meter:
+
+        def run() -> Any:
+            nonlocal recorder
+            if not traced:
+                return program(**example.inputs())
+            recorder = Recorder(program, names, example.inputs(), self._max_chars)
+            with dspy.context(callbacks=[*dspy.settings.callbacks, recorder]):
+                return program(**example.inputs())
+
+        with metered(self._budget.prices, trace=[], lm=lm) as meter:
             try:
-                prediction = unbroken(partial(program, **example.inputs()))
+                prediction = unbroken(run)
                 score, feedback = self._metric(example, prediction, name)
                 if traced and self._metric.num_arguments == 5 and score < self._metric.score_range[1]:
                     predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)

@@ -3,6 +3,9 @@
 A run is a function of its settings, its data and the replies it gets. So a run is resumed by running it again from the
 start: every reply that was paid for is found here and costs nothing, and the rest is asked for. No state needs to be
 restored, and a resumed run cannot differ from an uninterrupted one.
+
+What failed because a model could not be reached is tried again on resume, unless a completed step has built on the
+failure: with that step it is settled, for the steps after it would not be the same without it.
 """
 
 from __future__ import annotations
@@ -24,10 +27,14 @@ _APPLICATION_ID = 0x444C504F  # "DLPO"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rollouts (
-    candidate TEXT, example TEXT, repeat INTEGER, score REAL NOT NULL, record TEXT NOT NULL,
+    candidate TEXT, example TEXT, repeat INTEGER, score REAL NOT NULL, record TEXT NOT NULL, settled INTEGER NOT NULL,
     PRIMARY KEY (candidate, example, repeat)
 ) WITHOUT ROWID;
-CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL, spent TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY, reply TEXT NOT NULL, spent TEXT NOT NULL, settled INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX unsettled_rollouts ON rollouts (settled) WHERE settled = 0;
+CREATE INDEX unsettled_replies ON replies (settled) WHERE settled = 0;
 CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, states TEXT NOT NULL);
 """
 _ROLLOUT = TypeAdapter(Rollout)
@@ -112,6 +119,8 @@ class Ledger:
                 f"Run {self._path.parent if self._path else ''} was made with other settings ({', '.join(other)}). "
                 "Use a new `log_dir`, or restore them."
             )
+        for table in ("rollouts", "replies"):
+            self._file.execute(f"DELETE FROM {table} WHERE settled = 0")
 
     def rollout(self, candidate: str, example: str, repeat: int = 0) -> Rollout | None:
         """Return what was paid for this candidate on this example, if it was."""
@@ -122,23 +131,30 @@ class Ledger:
         return _ROLLOUT.validate_json(row[0]) if row else None
 
     def add_rollout(self, rollout: Rollout) -> None:
-        """Keep a rollout."""
-        key = (rollout.candidate, rollout.example, rollout.repeat)
-        self._write("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?)", *key, rollout.score, _json(_ROLLOUT, rollout))
+        """Keep a rollout; a lost one only counts on resume once it is settled."""
+        key, record = (rollout.candidate, rollout.example, rollout.repeat), _json(_ROLLOUT, rollout)
+        self._write("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?, ?)", *key, rollout.score, record, not rollout.lost)
 
     def reply(self, key: str) -> tuple[dict[str, Any], Spending] | None:
         """Return the reply of critic or proposer to the request of this key, and what it cost, if it was paid for."""
         row = self._file.execute("SELECT reply, spent FROM replies WHERE key = ?", (key,)).fetchone()
         return (json.loads(row[0]), _SPENDING.validate_json(row[1])) if row else None
 
-    def add_reply(self, key: str, reply: Mapping[str, Any], spent: Spending) -> None:
-        """Keep a reply."""
-        self._write("INSERT INTO replies VALUES (?, ?, ?)", key, json.dumps(reply), _json(_SPENDING, spent))
+    def add_reply(self, key: str, reply: Mapping[str, Any], spent: Spending, *, failed: bool = False) -> None:
+        """Keep a reply; that of a failed call only counts on resume once it is settled."""
+        values = (key, json.dumps(reply), _json(_SPENDING, spent), not failed)
+        self._write("INSERT INTO replies VALUES (?, ?, ?, ?)", *values)
 
     def add_step(self, record: StepRecord, states: Sequence[State]) -> None:
-        """Keep the record of a completed step, and the states of the policies after it."""
+        """Keep the record of a completed step, and the states of the policies after it; settle what failed in it."""
         values = (record.step, _json(_STEP, record), json.dumps(states))
         self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the failures so far stand: what follows builds on them."""
+        for table in ("rollouts", "replies"):
+            self._write(f"UPDATE {table} SET settled = 1 WHERE settled = 0")
 
     def _write(self, statement: str, *values: Any) -> None:
         try:

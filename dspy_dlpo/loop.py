@@ -129,6 +129,7 @@ class Loop:
             walk.stopped = str(limit)
         self.budget.reserve = 0
         walk.gain = walk.choice.conclude()
+        self.ledger.settle()
         return walk
 
     def step(self, walk: Walk) -> StepRecord:
@@ -140,41 +141,44 @@ class Loop:
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
         rollouts = [rollout for rollout in rollouts if not rollout.lost]
         top = self.settings.score_range[1]
-        failing = [rollout for rollout in rollouts if rollout.score < top]
         loss = _mean([top - rollout.score for rollout in rollouts])
         record = StepRecord(index, walk.incumbent.id, tuple(rollout.example for rollout in rollouts), loss, top)
-        gradients, remarks = self.backward(walk.incumbent, failing, index) if failing else ((), {})
+        try:
+            record = self.propose(walk, record, rollouts, ctx)
+            if record.candidates:
+                race, trial = self.try_out(walk, record.candidates, minibatch, ctx)
+                record = replace(record, race=race, trial=trial)
+                if trial.accepted:
+                    walk.incumbent = walk.seen[trial.candidate]
+                    walk.choice.enter(walk.incumbent)
+        except BudgetSpent as limit:
+            walk.stopped = str(limit)
+            record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
+        return self.learn(walk, record)
+
+    def propose(self, walk: Walk, record: StepRecord, rollouts: Sequence[Rollout], ctx: StepContext) -> StepRecord:
+        """Backward and update: add to the record what the failures say, what is asked for, and the candidates."""
+        failing = [rollout for rollout in rollouts if rollout.score < record.top_score]
         passing = [rollout for rollout in rollouts if rollout not in failing][: self.settings.max_passing]
-        requests = [self.narrow(walk, gradient, ctx, passing) for gradient in self.selector(gradients, ctx)]
+        gradients, remarks = self.backward(walk.incumbent, failing, record.step) if failing else ((), {})
+        moving = self.selector(gradients, ctx, walk.history)
+        requests = [self.narrow(walk, gradient, ctx, passing) for gradient in moving]
         own = self.own_proposals(walk, ctx)
-        proposals = self.update(walk.incumbent, requests, index, own)
-        candidates = proposals.candidates
-        walk.seen |= {candidate.id: candidate for candidate in candidates}
-        record = replace(
+        proposals = self.update(walk.incumbent, requests, record.step, own)
+        for candidate in proposals.candidates:
+            walk.seen.setdefault(candidate.id, candidate)  # Its first parent is where it came from.
+        why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
+        return replace(
             record,
             gradients=gradients,
             remarks=remarks,
             requests=tuple(
                 {request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()
             ),
-            candidates=candidates,
+            candidates=proposals.candidates,
             dropped_edits=proposals.dropped,
+            skipped="" if proposals.candidates else why if rollouts else "minibatch lost",
         )
-        if not candidates:
-            clean = "perfect minibatch" if rollouts else "minibatch lost"
-            why = "no usable edit" if gradients else "no gradient" if failing else clean
-            return self.learn(walk, replace(record, skipped=why))
-
-        try:
-            race, trial = self.try_out(walk, candidates, minibatch, ctx)
-            record = replace(record, race=race, trial=trial)
-            if trial.accepted:
-                walk.incumbent = walk.seen[trial.candidate]
-                walk.choice.enter(walk.incumbent)
-        except BudgetSpent as limit:
-            walk.stopped = str(limit)
-            record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
-        return self.learn(walk, record)
 
     def narrow(
         self, walk: Walk, gradient: TextualGradient, ctx: StepContext, passing: Sequence[Rollout] = ()
@@ -209,7 +213,10 @@ class Loop:
         The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
         """
         examples = self.fresh(minibatch, ctx)
-        examples += minibatch[: self.settings.batch_size - len(examples)] if len(examples) < len(minibatch) else []
+        if len(self.settings.trainset) - len(minibatch) < len(
+            minibatch
+        ):  # A small trainset has no fresh ones to spare.
+            examples = [*examples, *minibatch][: max(len(minibatch), len(examples))][: self.settings.max_trial_examples]
         first = examples[: self.settings.batch_size]
         self.forward.pay([(each, example) for each in (walk.incumbent, *candidates) for example in first])
         gains = [_mean(self.forward.differences(candidate, walk.incumbent, first)) for candidate in candidates]

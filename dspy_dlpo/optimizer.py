@@ -52,7 +52,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         critic_model: The LM that criticises. Default: `prompt_model`.
         critic: Takes the place of the critic: any callable or `dspy.Module` that takes and returns the fields of
             `dspy_dlpo.backward.CritiqueWithInput`. It is called with `critic_model` as DSPy's LM.
-        proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.update.ProposeEdits`, likewise.
+        proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.update.ProposeEditsKeeping`.
         critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models, and is
             what has been measured; more cost fewer calls.
         chain: Whether complaints are carried back from predictor to predictor. If not, each predictor is shown what
@@ -257,6 +257,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 protection,
                 num_candidates=self.num_candidates,
                 seed=self.seed,
+                always_passing=self.proposer is not None,
             )
             loop = Loop(
                 forward,
@@ -331,6 +332,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             prices=Prices(self.prices),
             num_threads=self.num_threads or dspy.settings.num_threads,
             failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+            timeout=self.timeout,
             seed=self.seed,
         )
 

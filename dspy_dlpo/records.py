@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -228,20 +227,21 @@ class Threshold:
     Attributes:
         value: The sum of what the policies ask.
         because: Their numbers, by name.
-        floor: A loss beyond which nothing is accepted, whatever the sum.
+        floor: A loss beyond which nothing is accepted, whatever the sum; None for no such loss.
     """
 
     value: float = 0.0
     because: Mapping[str, Any] = field(default_factory=dict)
-    floor: float = -math.inf
+    floor: float | None = None
 
     @property
     def level(self) -> float:
         """The sum, but not below the floor."""
-        return max(self.value, self.floor)
+        return self.value if self.floor is None else max(self.value, self.floor)
 
     def __add__(self, other: Threshold) -> Threshold:
-        return Threshold(self.value + other.value, {**self.because, **other.because}, max(self.floor, other.floor))
+        floor = max((each.floor for each in (self, other) if each.floor is not None), default=None)
+        return Threshold(self.value + other.value, {**self.because, **other.because}, floor)
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class StepRecord:
             `the budget is spent`; empty otherwise.
         best: Id of the best candidate on the valset after the step.
         best_score: Its mean score on the validation examples it was scored on.
-        unparsed: Replies of critic and proposer that could not be parsed even when asked for again.
+        unparsed: Critic and proposer calls so far without a usable reply, even when asked for again.
         lost: Rollouts lost by the end of the step to failing language models or the time limit.
         spent: What the run had cost by the end of the step.
     """

@@ -30,6 +30,7 @@ class Evaluation:
         after: Mean score of the optimised program.
         gain: Its gain, with the interval.
         num_failed: Runs in which the program or the metric raised; they score `failure_score`.
+        num_lost: Examples left out since a language model could not be reached, or did not answer in time.
         spent: What the evaluation cost.
     """
 
@@ -37,6 +38,7 @@ class Evaluation:
     after: float
     gain: Gain
     num_failed: int
+    num_lost: int
     spent: Spending
 
 
@@ -91,6 +93,7 @@ class DLPOResult:
         *,
         metric: Callable[..., Any],
         num_threads: int | None = None,
+        timeout: float | None = 600.0,
     ) -> Evaluation:
         """Score student and optimised program on examples that took no part in the run.
 
@@ -102,11 +105,13 @@ class DLPOResult:
             testset: Examples with inputs.
             metric: The metric, in any of the forms that the optimiser takes.
             num_threads: Rollouts in flight at once. Default: DSPy's setting.
+            timeout: Seconds after which a run is given up; None for no limit.
 
         Raises:
             TypeError: If an example or the metric is of the wrong kind.
             ValueError: If there are no examples, one has no inputs, or the metric gives a score that is none.
             dspy.LMError: If a language model fails in a way that no retry can mend.
+            RuntimeError: If no example was scored for both.
         """
         check_examples("testset", testset)
         names = tuple(f"test:{index}" for index in range(len(testset)))
@@ -121,18 +126,25 @@ class DLPOResult:
                 budget=budget,
                 num_threads=num_threads or dspy.settings.num_threads,
                 failure_score=self.failure_score,
+                timeout=timeout,
             )
             student, best = self.candidates[0], self.candidates[self.best_idx]
             rollouts = forward([(candidate, name) for name in names for candidate in (student, best)])
         finally:
             ledger.close()
-        before, after = ([rollout.score for rollout in rollouts[side::2]] for side in (0, 1))
-        gain = Gain(num_examples=len(names))
+        pairs = [pair for pair in zip(rollouts[::2], rollouts[1::2], strict=True) if not any(run.lost for run in pair)]
+        if not pairs:
+            raise RuntimeError(
+                f"No example of the testset was scored for both. The first error was: {rollouts[0].error}"
+            )
+        before, after = ([pair[side].score for pair in pairs] for side in (0, 1))
+        gain = Gain(num_examples=len(pairs))
         if self.best_idx:
             gain = Gain.between(before, after, score_range=self.score_range)
             warn_unless_sure(gain, "testset")
-        num_failed = len({(rollout.candidate, rollout.example) for rollout in rollouts if rollout.error})
-        return Evaluation(fmean(before), fmean(after), gain, num_failed, budget.spent)
+        failed = {(run.candidate, run.example) for pair in pairs for run in pair if run.error}
+        num_lost = len(testset) - len(pairs)
+        return Evaluation(fmean(before), fmean(after), gain, len(failed), num_lost, budget.spent)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""

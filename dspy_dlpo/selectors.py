@@ -1,16 +1,22 @@
-"""Which predictors move in a step: a selector takes those that have a gradient and returns those that move."""
+"""Which predictors move in a step.
+
+A selector takes the gradients of the step, what is known of the step, and the records of the steps before; it returns
+the gradients of the predictors that move.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from dspy_dlpo.policies.base import StepContext
-from dspy_dlpo.records import TextualGradient
+from dspy_dlpo.records import StepRecord, TextualGradient, UpdateRequest
 
-ComponentSelector = Callable[[Sequence[TextualGradient], StepContext], Sequence[TextualGradient]]
+ComponentSelector = Callable[[Sequence[TextualGradient], StepContext, Sequence[StepRecord]], Sequence[TextualGradient]]
 
 
-def by_blame(gradients: Sequence[TextualGradient], ctx: StepContext) -> list[TextualGradient]:
+def by_blame(
+    gradients: Sequence[TextualGradient], ctx: StepContext, history: Sequence[StepRecord]
+) -> list[TextualGradient]:
     """Move the predictor that is blamed for most failing rollouts; others as often as they are blamed beside it."""
     most = max((gradient.blame for gradient in gradients), default=0.0)
     return [
@@ -20,14 +26,23 @@ def by_blame(gradients: Sequence[TextualGradient], ctx: StepContext) -> list[Tex
     ]
 
 
-def round_robin(gradients: Sequence[TextualGradient], ctx: StepContext) -> Sequence[TextualGradient]:
-    """Move one predictor a step, each in turn."""
-    return [gradients[ctx.step % len(gradients)]] if gradients else []
+def round_robin(
+    gradients: Sequence[TextualGradient], ctx: StepContext, history: Sequence[StepRecord]
+) -> list[TextualGradient]:
+    """Move one predictor a step: the one that has not moved for longest."""
+    moved = {request.predictor: record.step for record in history for request in record.requests if _has_moved(request)}
+    return sorted(gradients, key=lambda gradient: moved.get(gradient.predictor, -1))[:1]
 
 
-def everyone(gradients: Sequence[TextualGradient], ctx: StepContext) -> Sequence[TextualGradient]:
+def everyone(
+    gradients: Sequence[TextualGradient], ctx: StepContext, history: Sequence[StepRecord]
+) -> Sequence[TextualGradient]:
     """Move every predictor that has a gradient."""
     return gradients
+
+
+def _has_moved(request: UpdateRequest) -> bool:
+    return bool(request.gradient.points)  # A request without a gradient bounds a policy's own proposal.
 
 
 SELECTORS: dict[str, ComponentSelector] = {"blame": by_blame, "round_robin": round_robin, "all": everyone}

@@ -49,7 +49,7 @@ class ProposeEdits(dspy.Signature):  # type: ignore[misc]  # DSPy is untyped.
 ProposeEditsKeeping = ProposeEdits.insert(
     2, "right", dspy.InputField(desc="calls that went right under the instruction, and must go right again"), str
 )
-"""`ProposeEdits` with calls that passed."""
+"""`ProposeEdits` with calls that passed; a proposer of the user's own is always given them, perhaps none."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Update:
         protection: Finds protected text.
         num_candidates: Candidates per step, those that policies propose not counted.
         seed: The run's seed.
+        always_passing: Whether the proposer has the field `right` even if nothing passed, as one of the user's own has.
         max_chars: Characters of the instruction, and of the criticism, that the proposer sees.
     """
 
@@ -88,6 +89,7 @@ class Update:
         *,
         num_candidates: int,
         seed: int,
+        always_passing: bool = False,
         max_chars: int = 8000,
     ) -> None:
         self.ask = ask
@@ -96,6 +98,7 @@ class Update:
         self._protection = protection
         self._num_candidates = num_candidates
         self._seed = seed
+        self._always_passing = always_passing
         self._max_chars = max_chars
 
     def __call__(
@@ -147,9 +150,10 @@ class Update:
             "criticism": fenced(shorten(criticism, self._max_chars)),
             "limits": shorten("\n".join(limits(request)), self._max_chars),
         }
-        if request.passing:
+        signature = ProposeEdits
+        if request.passing or self._always_passing:
             inputs["right"] = fenced(shorten("\n\n".join(request.passing), self._max_chars))
-        signature = ProposeEditsKeeping if request.passing else ProposeEdits
+            signature = ProposeEditsKeeping
         return Question(f"proposer/{step}/{request.predictor}", signature, inputs)
 
     def _candidate(

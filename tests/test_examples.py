@@ -27,7 +27,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_quickstart_orders_are_distinct_and_split_without_overlap(example: Any) -> None:
     parts = example("01_quickstart").load_orders()
     messages = [order.message for part in parts for order in part]
-    assert [len(part) for part in parts] == [74, 20, 50]
+    assert [len(part) for part in parts] == [94, 20, 30]
     assert len(set(messages)) == len(messages) == 144
 
 

@@ -5,7 +5,8 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
@@ -14,7 +15,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import ContextLengthError, TransportError
+from dspy.lm15 import ContextLengthError, ProviderError, TransportError
 
 from dspy_dlpo.benchmarks.simulated import Script
 from dspy_dlpo.budget import Budget, BudgetSpent
@@ -159,6 +160,35 @@ def test_step_whose_minibatch_is_lost_is_skipped_and_the_run_goes_on(make: Any) 
         result = make(num_steps=3).compile(dspy.Predict(Oracle), trainset=examples(60)).detailed_results
     assert [record.skipped for record in result.history] == ["", "minibatch lost", ""]
     assert result.history[1].minibatch == ()
+
+
+def test_run_that_lost_a_rollout_and_is_extended_later_repeats_its_steps(make: Any, tmp_path: Path) -> None:
+    steps = []
+    for script, num_steps in ((failing(TransportError("reset"), lambda number, user: number == 2), 1), (world(), 2)):
+        with dspy.context(lm=scripted_lm(script)):
+            optimizer = make(num_steps=num_steps, num_threads=1, log_dir=tmp_path)
+            steps.append(optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results.history)
+    assert steps[0][0].lost == 1
+    assert replace(steps[1][0], spent=steps[0][0].spent) == steps[0][0]
+
+
+def test_trace_of_a_call_whose_reply_was_broken_is_that_of_the_call_that_followed() -> None:
+    broken = failing(ProviderError("cut off"), lambda number, user: number == 0)
+    data = prepare(examples(2), None, 0)
+    with dspy.context(lm=scripted_lm(broken)), closing(Ledger(None, {})) as ledger:
+        forward = Forward(
+            dspy.Predict(Oracle),
+            Metric(metric, (0, 1)),
+            data,
+            ledger=ledger,
+            budget=Budget(),
+            num_threads=1,
+            failure_score=0,
+        )
+        (rollout,) = forward([(Candidate({}), "train:0")])
+    (call,) = rollout.calls
+    assert call.outputs == {"answer": "unknown"}
+    assert call.error == rollout.error == ""
 
 
 def test_outage_stops_the_run_and_the_next_call_goes_on_as_if_nothing_had_been(make: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from dspy_dlpo.ledger import Ledger
-from dspy_dlpo.records import Call, Candidate, Rollout, Spending, StepRecord
+from dspy_dlpo.records import Call, Candidate, Rollout, Spending, StepRecord, Threshold, Trial
 
 ROLLOUT = Rollout("abc", "train:1", 0.5, "meh", "", (Call("self", {"q": "1"}, {"a": "2"}),), Spending(1, 2, 3, 4, 0.5))
 
@@ -28,6 +29,29 @@ def test_ledger_gives_back_what_was_written(tmp_path: Path, on_disk: bool) -> No
     assert ledger.rollout("abc", "train:2") is ledger.rollout("abc", "train:1", 1) is None
     assert ledger.reply("key") == ({"fields": {"edits": "ADD x"}}, Spending(lm_calls=1))
     ledger.close()
+
+
+def test_failure_is_forgotten_on_resume_unless_a_completed_step_built_on_it(tmp_path: Path) -> None:
+    lost = replace(ROLLOUT, lost=True)
+    for settled in (False, True):
+        ledger = Ledger(tmp_path, {})
+        ledger.add_rollout(lost)
+        ledger.add_reply("key", {"fields": None}, Spending(), failed=True)
+        assert ledger.rollout("abc", "train:1") == lost
+        if settled:
+            ledger.add_step(StepRecord(0, "abc", ("train:1",), 0.5), [])
+        ledger.close()
+        ledger = Ledger(tmp_path, {})
+        assert (ledger.rollout("abc", "train:1") == lost) is settled
+        assert (ledger.reply("key") is not None) is settled
+        ledger.close()
+
+
+def test_step_with_a_trial_survives_a_json_round_trip() -> None:
+    trial = Trial("a", "b", (0.5, -0.5), 10, Threshold(-0.1, {"temperature": 0.5}), accepted=True)
+    step = StepRecord(0, "b", ("train:1",), 0.5, trial=trial)
+    adapter = TypeAdapter(StepRecord)
+    assert adapter.validate_json(adapter.dump_json(step)) == step
 
 
 def test_second_process_on_one_folder_is_refused(tmp_path: Path) -> None:

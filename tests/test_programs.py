@@ -198,7 +198,7 @@ class CriticModule(dspy.Module):
         return self.think(**inputs)
 
 
-def proposer_function(instruction: str, criticism: str, limits: str) -> dspy.Prediction:
+def proposer_function(instruction: str, criticism: str, limits: str, right: str) -> dspy.Prediction:
     return dspy.Prediction(edits='ADD "Be kind."')
 
 
@@ -308,7 +308,7 @@ def test_proposer_is_told_what_recurs_and_what_contradicts(make: Any) -> None:
 
     asked = []
 
-    def proposer(instruction: str, criticism: str, limits: str) -> dict[str, str]:
+    def proposer(instruction: str, criticism: str, limits: str, right: str) -> dict[str, str]:
         asked.append(criticism)
         return {"edits": ""}
 

@@ -7,6 +7,7 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
+from dspy.lm15 import TransportError
 
 from dspy_dlpo.benchmarks.coverage import simulate
 from dspy_dlpo.budget import Budget, BudgetSpent
@@ -165,6 +166,22 @@ def test_evaluate_gives_examples_that_fail_the_failure_score_and_counts_them(mak
     assert found.num_failed == 2
     assert found.before == pytest.approx(-0.1)
     assert found.after == 1
+
+
+def test_evaluate_leaves_out_examples_lost_to_a_failing_model_and_counts_them(make: Any) -> None:
+    with dspy.context(lm=scripted_lm()):
+        program = dspy.Predict(Oracle)
+        result = make(num_steps=8).compile(program, trainset=examples(40)).detailed_results
+
+    def away(system: str, user: str) -> str:
+        if "203:" in user:
+            raise TransportError("reset")
+        return world()(system, user)
+
+    with dspy.context(lm=scripted_lm(away)):
+        found = result.evaluate(program, examples(10, 200), metric=metric)
+    assert (found.before, found.after, found.num_lost, found.num_failed) == (0, 1, 1, 0)
+    assert found.gain.num_examples == 9
 
 
 def test_evaluate_takes_a_metric_of_gepa(lm: dspy.LM, make: Any) -> None:

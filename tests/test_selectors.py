@@ -7,24 +7,29 @@ from typing import Any
 import pytest
 
 from dspy_dlpo.policies import StepContext
-from dspy_dlpo.records import TextualGradient
+from dspy_dlpo.records import Point, StepRecord, TextualGradient, UpdateRequest
 from dspy_dlpo.selectors import SELECTORS
 from tests.scripted import replying
 from tests.test_programs import one_step, two_steps
 
+POINTS = (Point("Be brief.", ("train:0",)),)
 GRADIENTS = [
-    TextualGradient("a", (), blame=0.25),
-    TextualGradient("b", (), blame=1.0),
-    TextualGradient("c", (), blame=0.5),
+    TextualGradient("a", POINTS, blame=0.25),
+    TextualGradient("b", POINTS, blame=1.0),
+    TextualGradient("c", POINTS, blame=0.5),
 ]
 
 
 def moved(selector: str, gradients: Sequence[TextualGradient] = GRADIENTS, num_steps: int = 2000) -> list[str]:
     """Return the predictors that move, in each of many steps."""
-    return [
-        "".join(each.predictor for each in SELECTORS[selector](gradients, StepContext(step, seed=0)))
-        for step in range(num_steps)
-    ]
+    history: list[StepRecord] = []
+    found = []
+    for step in range(num_steps):
+        moving = SELECTORS[selector](gradients, StepContext(step, seed=0), history)
+        found.append("".join(each.predictor for each in moving))
+        requests = tuple(UpdateRequest(each.predictor, (), each) for each in moving)
+        history = [*history[-5:], StepRecord(step, "incumbent", (), 0.5, requests=requests)]
+    return found
 
 
 def test_blame_moves_the_most_blamed_always_and_others_in_proportion() -> None:
@@ -38,6 +43,18 @@ def test_round_robin_moves_each_in_turn() -> None:
     assert moved("round_robin", num_steps=6) == ["a", "b", "c", "a", "b", "c"]
 
 
+def test_round_robin_starves_none_that_has_a_gradient_now_and_then() -> None:
+    a, b, _ = GRADIENTS
+    history: list[StepRecord] = []
+    found = ""
+    for step in range(6):
+        (moving,) = SELECTORS["round_robin"]([a, b] if step % 2 == 0 else [a], StepContext(step, seed=0), history)
+        found += moving.predictor
+        requests = (UpdateRequest(moving.predictor, (), moving),)
+        history.append(StepRecord(step, "incumbent", (), 0.5, requests=requests))
+    assert found == "aababa"
+
+
 def test_all_moves_every_predictor_with_a_gradient() -> None:
     assert Counter(moved("all")) == {"abc": 2000}
 
@@ -48,7 +65,7 @@ def test_nothing_moves_where_there_is_no_gradient(selector: str) -> None:
 
 
 def test_selector_of_ones_own_decides_what_moves(make: Any) -> None:
-    def last(gradients: Sequence[TextualGradient], ctx: StepContext) -> Sequence[TextualGradient]:
+    def last(gradients: Sequence[TextualGradient], *others: object) -> Sequence[TextualGradient]:
         return gradients[-1:]
 
     script = replying(sentences="Be brief.", input_complaint="Too vague.")

@@ -69,6 +69,10 @@ class DrawnForward:
         self._met |= {(candidate.id, name) for name in examples}
         return self.scores(candidate, examples)
 
+    def is_lost(self, candidate: Candidate, example: str) -> bool:
+        """Return False: nothing is lost here."""
+        return False
+
     def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the paired differences, as if paying for them."""
         scores = zip(self.scored(candidate, examples), self.scored(other, examples), strict=True)

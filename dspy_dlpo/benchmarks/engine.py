@@ -182,8 +182,10 @@ def ledger_opening(num_rollouts: int) -> dict[str, float]:
             ledger.add_rollout(Rollout("example", "train:0", 0.5, calls=(call,), spent=Spending(1, 1, 500, 20, 0.2)))
         with closing(sqlite3.connect(path)) as file, file:
             (record,) = file.execute("SELECT record FROM rollouts").fetchone()
-            rows = ((f"{index // 1000:016x}", f"train:{index % 1000}", 0, 0.5, record) for index in range(num_rollouts))
-            file.executemany("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?)", rows)
+            rows = (
+                (f"{index // 1000:016x}", f"train:{index % 1000}", 0, 0.5, record, 1) for index in range(num_rollouts)
+            )
+            file.executemany("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?, ?)", rows)
         began = time.perf_counter()
         with closing(Ledger(folder, {})) as ledger:
             ledger.rollout(f"{0:016x}", "train:7")

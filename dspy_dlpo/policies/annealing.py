@@ -46,7 +46,7 @@ class TextualSimulatedAnnealing(Policy):
         """Draw the threshold."""
         temperature = self._temperature(ctx)
         draw = 1.0 - ctx.rng(self.name).random()  # In (0, 1], so that its logarithm exists.
-        floor = -math.inf if self.max_drop is None else -self.max_drop
+        floor = None if self.max_drop is None else -self.max_drop
         return Threshold(temperature * math.log(draw), {"temperature": temperature, "draw": draw}, floor)
 
     def _temperature(self, ctx: StepContext) -> float:
