@@ -283,7 +283,7 @@ class Forward:
         self._budget.check()
         candidate, name, repeat = key
         example = self._examples[name]
-        recorder = Recorder(program, names, example.inputs(), self._max_chars)
+        recorder: Recorder | None = None
         traced = name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
         prediction, feedback, error, lost = None, "", "", False
         predictor_feedback: dict[str, str] = {}
@@ -300,7 +300,7 @@ class Forward:
             try:
                 prediction = unbroken(run)
                 score, feedback = self._metric(example, prediction, name)
-                if traced and self._metric.num_arguments == 5 and score < self._metric.score_range[1]:
+                if recorder and self._metric.num_arguments == 5 and score < self._metric.score_range[1]:
                     predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)
             except (*FATAL, MetricError):
                 raise
@@ -313,11 +313,11 @@ class Forward:
             score=score,
             feedback=shorten(feedback, self._max_chars),
             error=shorten(error, self._max_chars),
-            calls=recorder.calls(prediction),
+            calls=recorder.calls(prediction) if recorder else (),
             spent=replace(meter.spent, metric_calls=1),
             repeat=repeat,
             lost=lost,
-            num_calls=recorder.num_calls,
+            num_calls=recorder.num_calls if recorder else 0,
             predictor_feedback={each: shorten(text, self._max_chars) for each, text in predictor_feedback.items()},
         )
 
