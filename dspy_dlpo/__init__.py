@@ -2,7 +2,7 @@
 
 from dspy_dlpo.diagnose import Diagnosis
 from dspy_dlpo.estimate import Estimate
-from dspy_dlpo.intervals import paired_interval
+from dspy_dlpo.intervals import Gain, paired_interval
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.policies import (
     PRESETS,
@@ -23,6 +23,7 @@ __all__ = [
     "DLPOResult",
     "Diagnosis",
     "Estimate",
+    "Gain",
     "Policy",
     "TextualContrastiveLearning",
     "TextualDropout",

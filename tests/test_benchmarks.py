@@ -11,6 +11,7 @@ import pytest
 
 from dspy_dlpo import DLPOOptimizer
 from dspy_dlpo.benchmarks import coverage, decisions, enforcement, engine, planted_faults
+from dspy_dlpo.benchmarks.simulated import simulated_lm
 from tests.scripted import fields, scripted_lm
 
 
@@ -127,7 +128,7 @@ def test_engine_prints_its_figures(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_world_of_the_engine_benchmark_can_be_learned() -> None:
     trainset = engine.examples(120)[:20]
-    with dspy.context(lm=engine.lm_of(engine.World())):
+    with dspy.context(lm=simulated_lm(engine.script)):
         optimizer = DLPOOptimizer(metric=engine.metric, num_steps=4, num_threads=2, verbose=False)
         optimized = optimizer.compile(engine.program(), trainset=trainset * 2, valset=trainset)
     scores = optimized.detailed_results.val_aggregate_scores

@@ -20,17 +20,16 @@ import re
 import sqlite3
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import dspy
-from dspy.lm15 import AuthError, Message, Request, Response, Usage
+from dspy.lm15 import AuthError
 
+from dspy_dlpo.benchmarks.simulated import fields, role_of, simulated_lm
 from dspy_dlpo.budget import Budget
 from dspy_dlpo.data import prepare
 from dspy_dlpo.forward import Forward, Metric
@@ -42,53 +41,17 @@ NUM_CODES = 60
 INSTRUCTION = "Say what the code means."
 
 
-class World:
-    """An engine for `dspy.LM` that plays program, critic and proposer.
-
-    Args:
-        latency: Seconds until it answers.
-
-    Attributes:
-        calls: How often it was asked.
-    """
-
-    def __init__(self, latency: float = 0.0) -> None:
-        self.latency = latency
-        self.calls = 0
-        self._lock = threading.Lock()
-
-    def complete(self, request: Request) -> Response:
-        """Answer a request."""
-        with self._lock:
-            self.calls += 1
-        if self.latency:
-            time.sleep(self.latency)
-        system = request.system if isinstance(request.system, str) else "".join(p.text for p in request.system or ())
-        text = _reply(system, "\n".join(message.text or "" for message in request.messages))
-        usage = Usage(input_tokens=len(system), output_tokens=len(text))
-        message = Message.assistant(text)
-        return Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> World:
-        return self
-
-
-def _reply(system: str, user: str) -> str:
+def script(system: str, user: str) -> str:
+    """Play program, critic and proposer."""
     rules = dict.fromkeys(re.findall(r"Code K\d+ means w\d+\.", user))
-    if "`sentences`" in system:
-        field, value = "sentences", "\n".join(rules)
-    elif "`edits`" in system:
-        field, value = "edits", "\n".join(f'ADD "{rule}" BECAUSE it was missing' for rule in rules)
-    else:
-        code = re.search(r"code (K\d+)", user)
-        meaning = code and re.search(rf"Code {code.group(1)} means (\w+)\.", system)
-        field, value = "meaning", meaning.group(1) if meaning else "unknown"
-    return f"[[ ## {field} ## ]]\n{value}\n\n[[ ## completed ## ]]"
-
-
-def lm_of(world: World) -> dspy.LM:
-    """Return the language model of a world."""
-    return dspy.LM("scripted/world", engine=world, cache=False, num_retries=0)
+    role = role_of(system)
+    if role == "critic":
+        return fields(sentences="\n".join(rules))
+    if role == "proposer":
+        return fields(edits="\n".join(f'ADD "{rule}" BECAUSE it was missing' for rule in rules))
+    code = re.search(r"code (K\d+)", user)
+    meaning = code and re.search(rf"Code {code.group(1)} means (\w+)\.", system)
+    return fields(meaning=meaning.group(1) if meaning else "unknown")
 
 
 def program() -> dspy.Module:
@@ -118,7 +81,7 @@ def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = N
 
 def wall_time(latency: float, num_threads: int, batch_size: int, max_metric_calls: int) -> dict[str, float]:
     """Compile once; return seconds, LM calls, metric calls, and seconds over LM calls x latency / threads."""
-    world, trainset = World(latency), examples(400)
+    lm, trainset = simulated_lm(script, latency), examples(400)
     optimizer = DLPOOptimizer(
         metric=metric,
         max_metric_calls=max_metric_calls,
@@ -127,15 +90,16 @@ def wall_time(latency: float, num_threads: int, batch_size: int, max_metric_call
         num_threads=num_threads,
         verbose=False,
     )
-    with dspy.context(lm=lm_of(world)):
+    with dspy.context(lm=lm):
         began = time.perf_counter()
         optimized = optimizer.compile(program(), trainset=trainset[:300], valset=trainset[300:])
         seconds = time.perf_counter() - began
+    calls = len(lm.engine.log)
     return {
         "seconds": seconds,
-        "LM calls": world.calls,
+        "LM calls": calls,
         "metric calls": optimized.detailed_results.total_metric_calls,
-        "ratio": seconds / (world.calls * latency / num_threads),
+        "ratio": seconds / (calls * latency / num_threads),
     }
 
 
@@ -146,7 +110,7 @@ def cpu_per_call(num_examples: int, num_threads: int, repeats: int = 15) -> dict
     student = program()
     evaluate = dspy.Evaluate(devset=devset, metric=score, num_threads=num_threads)
     spent: dict[str, list[float]] = {"dspy.Evaluate": [], "train": [], "validation": []}
-    with dspy.context(lm=lm_of(World())), tempfile.TemporaryDirectory() as folder:
+    with dspy.context(lm=simulated_lm(script)), tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
             candidate = Candidate({"self": f"{INSTRUCTION} {repeat}"})
             spent["dspy.Evaluate"].append(_cpu(partial(evaluate, student)))
@@ -193,11 +157,9 @@ def ledger_opening(num_rollouts: int) -> dict[str, float]:
         return {"seconds": seconds, "MB": path.stat().st_size / 1e6}
 
 
-class _Refusing(World):
-    """A language model that ends the run at its first call."""
-
-    def complete(self, request: Request) -> Response:
-        raise AuthError("the first call")
+def _refuse(system: str, user: str) -> str:
+    """End the run at its first call."""
+    raise AuthError("the first call")
 
 
 def large_trainset(num_examples: int) -> dict[str, float]:
@@ -213,7 +175,7 @@ def large_trainset(num_examples: int) -> dict[str, float]:
         for label, log_dir in (("start in memory", None), ("start with log_dir", folder)):
             optimizer = DLPOOptimizer(metric=score, num_steps=1, log_dir=log_dir, num_threads=1, verbose=False)
             began = time.perf_counter()
-            with dspy.context(lm=lm_of(_Refusing())), suppress(dspy.LMAuthError):
+            with dspy.context(lm=simulated_lm(_refuse)), suppress(dspy.LMAuthError):
                 optimizer.compile(program(), trainset=trainset)
             seconds[label] = time.perf_counter() - began
     return seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,16 @@ Script = Callable[[str, str], str]
 
 
 class SimulatedEngine:
-    """An engine for `dspy.LM` that answers with a script and logs every request as `(system, user)`."""
+    """An engine for `dspy.LM` that answers with a script and logs every request as `(system, user)`.
 
-    def __init__(self, script: Script) -> None:
+    Args:
+        script: What it answers.
+        latency: Seconds until it answers.
+    """
+
+    def __init__(self, script: Script, latency: float = 0.0) -> None:
         self.script = script
+        self.latency = latency
         self.log: list[tuple[str, str]] = []
         self._lock = threading.Lock()
 
@@ -28,6 +35,8 @@ class SimulatedEngine:
         user = "\n".join(message.text or "" for message in request.messages)
         with self._lock:
             self.log.append((system, user))
+        if self.latency:
+            time.sleep(self.latency)
         text = self.script(system, user)
         usage = Usage(input_tokens=len(system + user), output_tokens=len(text))
         message = Message.assistant(text)
@@ -37,10 +46,9 @@ class SimulatedEngine:
         return self
 
 
-def simulated_lm(script: Script, **settings: Any) -> dspy.LM:
-    """Return a DSPy LM that follows a script, without cache and retries unless the settings say otherwise."""
-    settings = {"cache": False, "num_retries": 0, **settings}
-    return dspy.LM("simulated/model", engine=SimulatedEngine(script), **settings)
+def simulated_lm(script: Script, latency: float = 0.0) -> dspy.LM:
+    """Return a DSPy LM that follows a script, without cache and retries."""
+    return dspy.LM("simulated/model", engine=SimulatedEngine(script, latency), cache=False, num_retries=0)
 
 
 def role_of(system: str) -> str:
