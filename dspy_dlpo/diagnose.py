@@ -114,7 +114,7 @@ class Diagnosis:
         """Why optimising is unlikely to pay, or what to look at first; empty if nothing speaks against it."""
         num_runs = sum(map(len, self.scores.values()))
         if len(self.errors) == num_runs:
-            return (f"Every run failed, which no instruction can mend. Repair this first: {self.errors[0]}",)
+            return (f"Every run failed. Repair this first: {self.errors[0]}",)
         if self.headroom == 0:
             return ("Optimising is unlikely to pay: every run reached the top of `score_range`.",)
         found = []

@@ -51,7 +51,7 @@ class Faults:
             )
 
 
-def is_outside(problem: Exception) -> bool:
+def is_outside(problem: BaseException) -> bool:
     """Whether a language model failed for reasons outside the request: a rollout with that problem is lost."""
     return isinstance(problem, LMError) and not isinstance(problem, LMInvalidRequestError)
 

@@ -304,9 +304,12 @@ class Forward:
                     predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)
             except (*FATAL, MetricError):
                 raise
-            except Exception as problem:  # noqa: BLE001 - Whatever the user's program or metric raises is a failure.
+            except Exception as problem:
+                causes = [problem, *(recorder.errors if recorder else ())]  # `dspy.Parallel` swallows the first cause.
+                if fatal := next((cause for cause in causes if isinstance(cause, FATAL)), None):
+                    raise fatal from problem
                 score, error = self._failure_score, f"{type(problem).__name__}: {problem}"
-                lost = is_outside(problem)
+                lost = any(map(is_outside, causes))
         return Rollout(
             candidate=candidate,
             example=name,

@@ -184,6 +184,11 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         )
 
     @property
+    def errors(self) -> list[BaseException]:
+        """What the calls raised, also where the program went on, as `dspy.Parallel` does."""
+        return [record.error for record in list(self._records.values()) if record.error is not None]
+
+    @property
     def num_calls(self) -> int:
         """How many calls were begun."""
         return len(self._records)

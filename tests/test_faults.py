@@ -172,6 +172,26 @@ def test_run_that_lost_a_rollout_and_is_extended_later_repeats_its_steps(make: A
     assert replace(steps[1][0], spent=steps[0][0].spent) == steps[0][0]
 
 
+class Side(dspy.Module):
+    """Asks in parallel, where DSPy swallows what a call raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask = dspy.Predict(Oracle)
+
+    def forward(self, question: str) -> dspy.Prediction:
+        parallel = dspy.Parallel(num_threads=2, disable_progress_bar=True)
+        (found,) = parallel([(self.ask, {"question": question})])
+        return dspy.Prediction(answer=found.answer)
+
+
+def test_model_that_fails_inside_dspy_parallel_loses_the_rollout(make: Any) -> None:
+    lm = scripted_lm(failing(TransportError("reset"), lambda number, user: number == 2))
+    with dspy.context(lm=lm):
+        result = make(num_steps=1, num_threads=1).compile(Side(), trainset=examples(40)).detailed_results
+    assert result.history[0].lost == 1
+
+
 def test_trace_of_a_call_whose_reply_was_broken_is_that_of_the_call_that_followed() -> None:
     broken = failing(ProviderError("cut off"), lambda number, user: number == 0)
     data = prepare(examples(2), None, 0)

@@ -40,6 +40,8 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "chain": {},
     "no chain": {"chain": False},
     "no chain, round robin": {"chain": False, "component_selector": "round_robin"},
+    "chain, no annealing": {"policies": "none"},
+    "no chain, no annealing": {"chain": False, "policies": "none"},
 }
 _MAX_STEPS = 12
 
