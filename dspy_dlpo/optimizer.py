@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import dspy
@@ -24,12 +22,12 @@ from dspy_dlpo.estimate import Estimate, check_metric_calls, foretell, usual_met
 from dspy_dlpo.fingerprint import fingerprint
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
-from dspy_dlpo.loop import Loop, Settings, Walk
+from dspy_dlpo.loop import Loop, Settings
 from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.prices import Price, Prices
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
-from dspy_dlpo.result import CandidatePrograms, DLPOResult, warn_unless_sure
+from dspy_dlpo.result import CandidatePrograms, result_of
 from dspy_dlpo.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.tracking import Progress
 from dspy_dlpo.update import Update
@@ -237,7 +235,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 ledger=ledger,
                 budget=budget,
                 num_threads=num_threads,
-                failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+                failure_score=self._failure_score,
                 num_repeats=self.num_repeats,
                 timeout=self.timeout,
                 max_lost_share=self.max_lost_share,
@@ -272,7 +270,16 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 progress or (lambda record: None),
             )
             walk = loop.run(start)
-            result = self._result(walk, data, forward, budget)
+            result = result_of(
+                walk,
+                forward,
+                data.valset,
+                spent=budget.spent,
+                log_dir=None if self.log_dir is None else str(self.log_dir),
+                seed=self.seed,
+                score_range=self.score_range,
+                failure_score=self._failure_score,
+            )
         finally:
             ledger.close()
         if progress:
@@ -331,10 +338,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             num_calls=num_calls,
             prices=Prices(self.prices),
             num_threads=self.num_threads or dspy.settings.num_threads,
-            failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
+            failure_score=self._failure_score,
             timeout=self.timeout,
             seed=self.seed,
         )
+
+    @property
+    def _failure_score(self) -> float:
+        return self.score_range[0] if self.failure_score is None else self.failure_score
 
     def _limits(self, data: Data) -> tuple[Settings, Budget]:
         size = len(data.trainset)
@@ -383,29 +394,3 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             settings=kept,
             seed=self.seed,
         )
-
-    def _result(self, walk: Walk, data: Data, forward: Forward, budget: Budget) -> DLPOResult:
-        scores = {
-            candidate: found
-            for candidate in walk.seen.values()
-            if (found := forward.scores(candidate, data.valset)) or candidate is walk.student
-        }
-        candidates = tuple(scores)
-        result = DLPOResult(
-            candidates=candidates,
-            # A limit may have ended the run before the student had its first score.
-            val_aggregate_scores=tuple(fmean(each) if each else math.nan for each in scores.values()),
-            num_val_examples=tuple(len(each) for each in scores.values()),
-            best_idx=[candidate.id for candidate in candidates].index(walk.choice.best.id),
-            gain=walk.gain,
-            history=tuple(walk.history),
-            spent=budget.spent,
-            stopped=walk.stopped,
-            log_dir=None if self.log_dir is None else str(self.log_dir),
-            seed=self.seed,
-            score_range=self.score_range,
-            failure_score=self.score_range[0] if self.failure_score is None else self.failure_score,
-        )
-        if result.best_idx:
-            warn_unless_sure(result.gain, "valset")
-        return result

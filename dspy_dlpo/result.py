@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,6 +17,7 @@ from dspy_dlpo.data import Data, check_examples
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.loop import Walk
 from dspy_dlpo.records import Candidate, Spending, StepRecord
 
 logger = logging.getLogger(__name__)
@@ -149,6 +151,36 @@ class DLPOResult:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""
         return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
+
+
+def result_of(walk: Walk, forward: Forward, valset: Sequence[str], **settings: Any) -> DLPOResult:
+    """Return the result of a walk, and log a warning if its gain may be chance.
+
+    Args:
+        walk: The walk, with its choice made.
+        forward: Has the scores.
+        valset: Names of the validation examples.
+        settings: The other attributes of `DLPOResult`.
+    """
+    scores = {
+        candidate: found
+        for candidate in walk.seen.values()
+        if (found := forward.scores(candidate, valset)) or candidate is walk.student
+    }
+    result = DLPOResult(
+        candidates=tuple(scores),
+        # A limit may have ended the run before the student had its first score.
+        val_aggregate_scores=tuple(fmean(each) if each else math.nan for each in scores.values()),
+        num_val_examples=tuple(len(each) for each in scores.values()),
+        best_idx=[candidate.id for candidate in scores].index(walk.choice.best.id),
+        gain=walk.gain,
+        history=tuple(walk.history),
+        stopped=walk.stopped,
+        **settings,
+    )
+    if result.best_idx:
+        warn_unless_sure(result.gain, "valset")
+    return result
 
 
 def warn_unless_sure(gain: Gain, where: str) -> None:
