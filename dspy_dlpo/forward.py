@@ -304,7 +304,7 @@ class Forward:
                     predictor_feedback = self._metric.on_predictors(example, prediction, recorder.trace(), feedback)
             except (*FATAL, MetricError):
                 raise
-            except Exception as problem:
+            except Exception as problem:  # Whatever the user's program or metric raises is a failure of this example.
                 causes = [problem, *(recorder.errors if recorder else ())]  # `dspy.Parallel` swallows the first cause.
                 if fatal := next((cause for cause in causes if isinstance(cause, FATAL)), None):
                     raise fatal from problem

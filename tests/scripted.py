@@ -16,7 +16,7 @@ from typing import Any
 import dspy
 from dspy.lm15 import Request, response_to_events
 
-from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, role_of
+from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, add_criticism, field, fields, play, role_of
 
 SECRETS = {"alpha": "11", "beta": "22", "gamma": "33", "delta": "44", "omega": "55"}
 
@@ -46,13 +46,7 @@ def scripted_lm(script: Script | None = None, **settings: Any) -> dspy.LM:
 def world(critic: Script | None = None, proposer: Script | None = None, program: Script | None = None) -> Script:
     """Return the script of the world, with some roles played otherwise."""
 
-    def answer(system: str, user: str) -> str:
-        role = role_of(system)
-        return {"critic": critic or _critic, "proposer": proposer or _proposer, "program": program or _program}[role](
-            system, user
-        )
-
-    return answer
+    return play(program or _program, critic or _critic, proposer or add_criticism)
 
 
 def replying(**values: str | Callable[[str], str]) -> Script:
@@ -97,11 +91,6 @@ def _critic(system: str, user: str) -> str:
     said = re.findall(r"When the topic is \w+, answer \d+\.", field(user, "complaint"))
     extra = {"input_complaint": "nothing"} if "input_complaint" in system else {}
     return fields(sentences="\n".join(said) or "nothing", **extra)
-
-
-def _proposer(system: str, user: str) -> str:
-    said = re.findall(r"^- (.*?)(?: \(\d+ times\))?$", field(user, "criticism"), re.MULTILINE)
-    return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE it was missing' for sentence in said))
 
 
 class Oracle(dspy.Signature):

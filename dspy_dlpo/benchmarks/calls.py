@@ -22,7 +22,7 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.benchmarks.simulated import field, fields, role_of, simulated_lm
+from dspy_dlpo.benchmarks.simulated import field, fields, play, simulated_lm
 from dspy_dlpo.forward import with_instructions
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.records import Candidate, StepRecord
@@ -98,11 +98,6 @@ def _metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
     return dspy.Prediction(score=float(right), feedback="" if right else f"case {example.case} has a rule of its own.")
 
 
-def script(system: str, user: str) -> str:
-    """Answer as the simulated models do."""
-    return {"critic": _critic, "proposer": _proposer, "program": _task}[role_of(system)](system, user)
-
-
 def _chance(*texts: str) -> float:
     return int(hashlib.sha256("".join(texts).encode()).hexdigest()[:8], 16) / 0x100000000
 
@@ -126,9 +121,8 @@ def _critic(system: str, user: str) -> str:
     return fields(sentences=sentence)
 
 
-def _proposer(system: str, user: str) -> str:
-    said = re.findall(r"^- (.*?)(?: \(\d+ times\))?$", field(user, "criticism"), re.MULTILINE)
-    return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE of the criticism' for sentence in said))
+script = play(_task, _critic)
+"""Answers as the simulated models do."""
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 import dspy
 from dspy.lm15 import AuthError
 
-from dspy_dlpo.benchmarks.simulated import fields, role_of, simulated_lm
+from dspy_dlpo.benchmarks.simulated import fields, play, simulated_lm
 from dspy_dlpo.budget import Budget
 from dspy_dlpo.data import prepare
 from dspy_dlpo.forward import Forward, Metric
@@ -41,17 +41,18 @@ NUM_CODES = 60
 INSTRUCTION = "Say what the code means."
 
 
-def script(system: str, user: str) -> str:
-    """Play program, critic and proposer."""
-    rules = dict.fromkeys(re.findall(r"Code K\d+ means w\d+\.", user))
-    role = role_of(system)
-    if role == "critic":
-        return fields(sentences="\n".join(rules))
-    if role == "proposer":
-        return fields(edits="\n".join(f'ADD "{rule}" BECAUSE it was missing' for rule in rules))
+def _program(system: str, user: str) -> str:
     code = re.search(r"code (K\d+)", user)
     meaning = code and re.search(rf"Code {code.group(1)} means (\w+)\.", system)
     return fields(meaning=meaning.group(1) if meaning else "unknown")
+
+
+def _critic(system: str, user: str) -> str:
+    return fields(sentences="\n".join(dict.fromkeys(re.findall(r"Code K\d+ means w\d+\.", user))))
+
+
+script = play(_program, _critic)
+"""Plays program, critic and proposer."""
 
 
 def program() -> dspy.Module:

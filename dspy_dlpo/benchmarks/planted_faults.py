@@ -29,7 +29,7 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.benchmarks.simulated import field, fields, role_of, simulated_lm
+from dspy_dlpo.benchmarks.simulated import field, fields, play, simulated_lm
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.records import StepRecord
 
@@ -179,11 +179,6 @@ def _metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = 
     return dspy.Prediction(score=float(given == wanted), feedback=" ".join(complaints))
 
 
-def script(system: str, user: str) -> str:
-    """Answer as the simulated models do."""
-    return {"critic": _critic, "proposer": _proposer, "program": _task}[role_of(system)](system, user)
-
-
 def _task(system: str, user: str) -> str:
     readable = dict(re.findall(r"^(\w+): (\d+)$", user, re.MULTILINE))
     told = {*re.findall(r"Give (\w+)\.", system)} - {*re.findall(r"Do not give (\w+)\.", system)}
@@ -212,9 +207,8 @@ def _critic(system: str, user: str) -> str:
     return fields(**reply)
 
 
-def _proposer(system: str, user: str) -> str:
-    said = re.findall(r"^- ((?:Give|Do not give) \w+\.)", field(user, "criticism"), re.MULTILINE)
-    return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE it was missing' for sentence in said))
+script = play(_task, _critic)
+"""Answers as the simulated models do."""
 
 
 def main() -> None:

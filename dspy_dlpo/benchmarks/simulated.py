@@ -68,3 +68,15 @@ def field(user: str, name: str) -> str:
     """Return the value of an input field in a ChatAdapter message, empty if it is not there."""
     found = re.search(rf"\[\[ ## {name} ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with|\Z)", user, re.DOTALL)
     return found.group(1) if found else ""
+
+
+def add_criticism(system: str, user: str) -> str:
+    """Propose to add every sentence of the criticism, in its order."""
+    said = re.findall(r"^- (.*?)(?: \(\d+ times\))?$", field(user, "criticism"), re.MULTILINE)
+    return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE it was missing' for sentence in said))
+
+
+def play(program: Script, critic: Script, proposer: Script = add_criticism) -> Script:
+    """Return the script in which each prompt is answered by the script of its role."""
+    scripts = {"program": program, "critic": critic, "proposer": proposer}
+    return lambda system, user: scripts[role_of(system)](system, user)
