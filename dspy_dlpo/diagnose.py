@@ -13,7 +13,7 @@ import dspy
 
 from dspy_dlpo.budget import Budget, Limits, models_of
 from dspy_dlpo.data import Data
-from dspy_dlpo.forward import Forward, Metric
+from dspy_dlpo.forward import Forward, Metric, set_repeat
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.prices import Prices, dollars
 from dspy_dlpo.records import Candidate, Rollout, Spending
@@ -203,9 +203,10 @@ def examine(
     random.Random(f"{seed}/diagnose").shuffle(names)
     rollouts: list[Rollout] = []
     for number, size in enumerate(rounds(len(names), num_calls, repeatable)):
-        with dspy.context(lm=_repeat(dspy.settings.lm, number)), closing(Ledger(None, {})) as ledger:
+        student = program.deepcopy()
+        with dspy.context(lm=set_repeat(student, number)), closing(Ledger(None, {})) as ledger:
             forward = Forward(
-                _with_repeated_lms(program, number),
+                student,
                 metric,
                 data,
                 ledger=ledger,
@@ -240,17 +241,3 @@ def rounds(num_examples: int, num_calls: int, repeatable: bool) -> list[int]:
     """
     first = min(num_examples, num_calls if repeatable else num_calls // 2)
     return [min(first, num_calls - done) for done in range(0, num_calls, first)]
-
-
-def _with_repeated_lms(program: dspy.Module, number: int) -> dspy.Module:
-    program = program.deepcopy()
-    for _, predictor in program.named_sub_modules(dspy.Predict):
-        predictor.lm = _repeat(predictor.lm, number)
-    return program
-
-
-def _repeat(lm: dspy.BaseLM | None, number: int) -> dspy.BaseLM | None:
-    """Return a copy of a model to which DSPy's cache gives answers of its own; the first round keeps the usual ones."""
-    if lm is None or number == 0 or lm.kwargs.get("temperature") == 0:
-        return lm
-    return lm.copy(rollout_id=number)

@@ -272,12 +272,8 @@ class Forward:
 
     def _build(self, candidate: Candidate, repeat: int) -> tuple[dspy.Module, dspy.BaseLM | None, PredictorNames]:
         """Return the candidate's program, DSPy's default LM for it, and the names of its predictors."""
-        program, lm = with_instructions(self._student, candidate), dspy.settings.lm
-        if repeat:
-            lm = _uncached(lm, repeat)
-            for _, predictor in program.named_sub_modules(dspy.Predict):  # Frozen ones too.
-                predictor.lm = _uncached(predictor.lm, repeat)
-        return program, lm, predictor_names(program)
+        program = with_instructions(self._student, candidate)
+        return program, set_repeat(program, repeat), predictor_names(program)
 
     def _run(self, key: _Key, program: dspy.Module, lm: dspy.BaseLM | None, names: PredictorNames) -> Rollout:
         self._budget.check()
@@ -330,6 +326,17 @@ def _merged(repeats: Sequence[Rollout]) -> Rollout:
     worst = min(kept, key=lambda rollout: rollout.score)
     spent = reduce(add, (rollout.spent for rollout in repeats))
     return replace(worst, score=fmean(rollout.score for rollout in kept), spent=spent)
+
+
+def set_repeat(program: dspy.Module, repeat: int) -> dspy.BaseLM | None:
+    """Let DSPy's cache answer each repeat of a program anew, the first as usual; return DSPy's default LM for it.
+
+    The LMs of its predictors are replaced by copies, those of frozen ones too.
+    """
+    if repeat:
+        for _, predictor in program.named_sub_modules(dspy.Predict):
+            predictor.lm = _uncached(predictor.lm, repeat)
+    return _uncached(dspy.settings.lm, repeat) if repeat else dspy.settings.lm
 
 
 def _uncached(lm: dspy.BaseLM | None, repeat: int) -> dspy.BaseLM | None:
