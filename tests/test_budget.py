@@ -78,7 +78,7 @@ def test_the_best_so_far_is_returned_whenever_a_limit_ends_the_run(make: Any) ->
 
 
 def test_student_comes_back_without_a_score_if_the_limit_allows_none(lm: dspy.LM, make: Any) -> None:
-    optimized = make(max_lm_calls=3).compile(dspy.Predict(Oracle), trainset=examples(40))
+    optimized = make(max_lm_calls=3, num_threads=1).compile(dspy.Predict(Oracle), trainset=examples(40))
     assert optimized.signature.instructions == "Answer the question."
     assert optimized.detailed_results.num_val_examples == (0,)
     assert optimized.detailed_results.stopped == "max_lm_calls: 3 of 3 spent"
