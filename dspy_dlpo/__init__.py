@@ -3,6 +3,7 @@
 from dspy_dlpo.diagnose import Diagnosis
 from dspy_dlpo.estimate import Estimate
 from dspy_dlpo.intervals import Gain, paired_interval
+from dspy_dlpo.listeners import Listener
 from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.policies import (
     PRESETS,
@@ -16,6 +17,7 @@ from dspy_dlpo.policies import (
     TextualSimulatedAnnealing,
 )
 from dspy_dlpo.result import DLPOResult
+from dspy_dlpo.runs import load_result
 
 __all__ = [
     "PRESETS",
@@ -24,6 +26,7 @@ __all__ = [
     "Diagnosis",
     "Estimate",
     "Gain",
+    "Listener",
     "Policy",
     "TextualContrastiveLearning",
     "TextualDropout",
@@ -32,5 +35,6 @@ __all__ = [
     "TextualMomentum",
     "TextualRegularization",
     "TextualSimulatedAnnealing",
+    "load_result",
     "paired_interval",
 ]

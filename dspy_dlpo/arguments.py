@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
 
-from dspy_dlpo.budget import Limits
+from dspy_dlpo.budget import Budget, Limits
+from dspy_dlpo.data import Data
+from dspy_dlpo.estimate import check_metric_calls, usual_metric_calls
 from dspy_dlpo.forward import Metric
+from dspy_dlpo.listeners import Listener
+from dspy_dlpo.loop import Settings
 from dspy_dlpo.policies import as_policies
 from dspy_dlpo.prices import Prices
 from dspy_dlpo.selectors import SELECTORS
 
+_BATCH_SIZE = 8
 AUTO_STEPS = {"light": 8, "medium": 20, "heavy": 50}
 
 _COUNTS = {
@@ -75,6 +82,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in ("critic", "proposer"):
         if (module := arguments[name]) is not None and not callable(module):
             raise TypeError(f"`{name}` must be callable, but got {module!r}.")
+    for listener in given.listeners:
+        if not isinstance(listener, Listener):
+            raise TypeError(f"`listeners` must be a list of dspy_dlpo.Listener, but got {listener!r}.")
     if not callable(given.component_selector) and given.component_selector not in SELECTORS:
         raise ValueError(
             f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "
@@ -127,3 +137,39 @@ def check_repeats(predictors: Mapping[str, dspy.Predict], num_repeats: int) -> N
             f"`num_repeats` must be 1 at temperature 0, but got num_repeats={num_repeats}: every repeat would be the "
             "same. Give the program's LM a temperature above 0, or leave `num_repeats` out."
         )
+
+
+def plan(arguments: Mapping[str, Any], data: Data) -> tuple[Settings, Budget]:
+    """Return the numbers and the budget of a run from an optimiser's arguments and its examples.
+
+    Raises:
+        ValueError: If `batch_size` exceeds the train examples, or the metric calls do not reach for a run.
+    """
+    given = SimpleNamespace(**arguments)
+    size = len(data.trainset)
+    if given.batch_size is not None and given.batch_size > size:
+        raise ValueError(
+            f"`batch_size` must be at most {size}, the train examples, but got batch_size={given.batch_size}."
+        )
+    settings = Settings(
+        trainset=data.trainset,
+        valset=data.valset,
+        num_steps=given.num_steps,
+        batch_size=given.batch_size or min(_BATCH_SIZE, size),
+        num_candidates=given.num_candidates,
+        max_trial_examples=given.max_trial_examples,
+        max_passing=given.max_passing,
+        score_range=given.score_range,
+        confidence=given.confidence,
+        seed=given.seed,
+        num_repeats=given.num_repeats,
+        patience=given.patience,
+    )
+    limits = limits_of(arguments)
+    if given.num_steps is None and not limits.given:
+        settings = replace(settings, num_steps=AUTO_STEPS[given.auto or "light"])
+        limits = Limits(max_metric_calls=usual_metric_calls(settings))
+    check_metric_calls(limits, settings)
+    num_threads = given.num_threads or dspy.settings.num_threads
+    stop_file = Path(given.log_dir) / "STOP" if given.log_dir else None
+    return settings, Budget(limits, Prices(given.prices), num_threads, stop_file)

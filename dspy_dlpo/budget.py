@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -67,6 +68,7 @@ class Budget:
         limits: What may be spent.
         prices: What calls cost.
         num_threads: Rollouts in flight at once, to tell how long those kept back will take.
+        stop_file: Once this file is there the budget is spent; the file is removed. None for no such file.
 
     Attributes:
         spent: What has been spent.
@@ -74,23 +76,40 @@ class Budget:
             call has cost on average so far.
     """
 
-    def __init__(self, limits: Limits | None = None, prices: Prices | None = None, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        prices: Prices | None = None,
+        num_threads: int = 1,
+        stop_file: Path | None = None,
+    ) -> None:
         self.limits = limits or Limits()
         self.prices = prices or Prices()
         self.spent = Spending()
         self.reserve = 0
         self.num_threads = num_threads
+        self._stop_file = stop_file
+        self._stopped = ""
         self._rollouts = Spending()
         self._start = time.monotonic()
         self._lock = threading.Lock()
 
+    def stop(self, reason: str) -> None:
+        """Let every further check end the run, with this reason."""
+        self._stopped = reason
+
     def check(self, metric_calls: int = 0) -> None:
-        """Raise `BudgetSpent` if a limit is reached, the reserve set aside, or that many metric calls would exceed it.
+        """Raise `BudgetSpent` if the run was stopped, or a limit less the reserve is reached or would be exceeded.
 
         Asked before a batch of rollouts with their number, and again before each single rollout, critic and proposer
         call. So what is in flight when a limit is reached is all that can go beyond it, and nothing can go beyond
         `max_metric_calls`.
         """
+        if self._stop_file is not None and self._stop_file.exists():
+            self._stop_file.unlink(missing_ok=True)  # So that the same call can go on later.
+            self.stop(f"stopped by {self._stop_file}")
+        if self._stopped:
+            raise BudgetSpent(self._stopped)
         with self._lock:
             spent, rollouts = self.spent, self._rollouts
         used = amounts(spent, time.monotonic() - self._start)

@@ -6,13 +6,18 @@ import functools
 import hashlib
 import inspect
 import json
+import platform
+import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import dspy
 
 from dspy_dlpo.data import Data
-from dspy_dlpo.policies import Policy
+from dspy_dlpo.policies import Policy, as_policies
+from dspy_dlpo.records import Candidate, RunInfo
 
 
 def fingerprint(
@@ -42,6 +47,50 @@ def fingerprint(
         "data": data.hash(),
         "dspy": dspy.__version__,
     }
+
+
+def describe(student: dspy.Module, start: Candidate, arguments: Mapping[str, Any], data: Data) -> RunInfo:
+    """Return what a run is made with, for those who look at it; `fingerprint` is what a resumed run must share.
+
+    Args:
+        student: The program.
+        start: Its instructions.
+        arguments: The optimiser's arguments by name.
+        data: The examples.
+    """
+    return RunInfo(
+        student=start,
+        settings={name: _shown(name, value) for name, value in arguments.items()},
+        versions={
+            "dspy_dlpo": version("dspy-dlpo"),
+            "dspy": dspy.__version__,
+            "python": platform.python_version(),
+        },
+        program=_without_lms(student.dump_state()),
+        program_name=type(student).__name__,
+        num_train=len(data.trainset),
+        num_val=len(data.valset),
+        held_out=data.held_out,
+        num_steps=arguments["num_steps"],
+    )
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return an argument as JSON: a model by its name, a function by its name, a policy by its settings."""
+    if name == "policies":
+        policies = ((type(policy).__name__, _attributes(policy)) for policy in as_policies(value))
+        return [f"{kind}({', '.join(f'{each}={text}' for each, text in own)})" for kind, own in policies]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _shown("", each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown("", each) for each in value]
+    if isinstance(value, dspy.BaseLM):
+        return value.model
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    return str(value) if isinstance(value, Path) else getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _code(thing: Any) -> str:
@@ -86,7 +135,7 @@ def _text(value: Any) -> str:
 
 def _without_lms(state: Any) -> Any:
     if isinstance(state, Mapping):
-        return {key: _without_lms(value) for key, value in state.items() if key != "lm"}
+        return {key: _without_lms(value) if key != "lm" else None for key, value in state.items()}
     return state
 
 

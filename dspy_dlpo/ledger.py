@@ -22,7 +22,10 @@ from pydantic import TypeAdapter
 from dspy_dlpo.policies import State
 from dspy_dlpo.records import Rollout, Spending, StepRecord
 
-_SCHEMA_VERSION = 2
+LEDGER = "ledger.sqlite"
+"""Name of the file in the run's folder."""
+
+_SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x444C504F  # "DLPO"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -35,6 +38,7 @@ CREATE TABLE replies (
 ) WITHOUT ROWID;
 CREATE INDEX unsettled_rollouts ON rollouts (settled) WHERE settled = 0;
 CREATE INDEX unsettled_replies ON replies (settled) WHERE settled = 0;
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, states TEXT NOT NULL);
 """
 _ROLLOUT = TypeAdapter(Rollout)
@@ -59,10 +63,10 @@ class Ledger:
     """
 
     def __init__(self, log_dir: str | Path | None, settings: Mapping[str, str]) -> None:
-        self._path = None if log_dir is None else Path(log_dir) / "ledger.sqlite"
+        self._path = None if log_dir is None else Path(log_dir) / LEDGER
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._refuse_what_is_not_ours(self._path)
+            refuse_what_is_not_ours(self._path)
         self._file = sqlite3.connect(
             self._path or ":memory:", isolation_level=None, timeout=0.2, check_same_thread=False
         )
@@ -81,25 +85,6 @@ class Ledger:
         except ValueError:
             self.close()
             raise
-
-    @staticmethod
-    def _refuse_what_is_not_ours(path: Path) -> None:
-        """Look at the head of the file without a lock or a file beside it, so that what is not ours stays as it is."""
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as file:
-            try:
-                (application,) = file.execute("PRAGMA application_id").fetchone()
-                (version,) = file.execute("PRAGMA user_version").fetchone()
-            except sqlite3.DatabaseError as error:
-                if error.sqlite_errorname == "SQLITE_CORRUPT":  # Perhaps only unfinished: opening it tells, and mends.
-                    return
-                raise _damaged(path, error) from error
-        if application != _APPLICATION_ID:
-            raise ValueError(f"{path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
-        if version != _SCHEMA_VERSION:
-            age = "a newer" if version > _SCHEMA_VERSION else "an older"
-            raise ValueError(f"{path} is of {age} dspy_dlpo (schema {version}). Use that, or a new `log_dir`.")
 
     def _open(self, settings: Mapping[str, str]) -> None:
         tables = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -151,6 +136,10 @@ class Ledger:
         self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
         self.settle()
 
+    def add_note(self, name: str, value: str) -> None:
+        """Keep a text for those who look at the run: what it was made with, how it ended. No run reads it."""
+        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", name, value)
+
     def settle(self) -> None:
         """Let the failures so far stand: what follows builds on them."""
         for table in ("rollouts", "replies"):
@@ -168,6 +157,28 @@ class Ledger:
     def close(self) -> None:
         """Close the file and free its lock."""
         self._file.close()
+
+
+def refuse_what_is_not_ours(path: Path) -> None:
+    """Raise ValueError unless a file is empty, absent, or a ledger of this version.
+
+    It looks at the head of the file without a lock or a file beside it, so that what is not ours stays as it is.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as file:
+        try:
+            (application,) = file.execute("PRAGMA application_id").fetchone()
+            (version,) = file.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname == "SQLITE_CORRUPT":  # Perhaps only unfinished: opening it tells, and mends.
+                return
+            raise _damaged(path, error) from error
+    if application != _APPLICATION_ID:
+        raise ValueError(f"{path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
+    if version != _SCHEMA_VERSION:
+        age = "a newer" if version > _SCHEMA_VERSION else "an older"
+        raise ValueError(f"{path} is of {age} dspy_dlpo (schema {version}). Use that, or a new `log_dir`.")
 
 
 def _json(kind: TypeAdapter[Any], value: Any) -> str:

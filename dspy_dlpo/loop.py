@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from itertools import islice
@@ -18,9 +18,10 @@ from dspy_dlpo.faults import check_first_minibatch
 from dspy_dlpo.forward import Forward
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.listeners import Listener
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
-from dspy_dlpo.records import Candidate, Rollout, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.records import Candidate, Rollout, Spending, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
 from dspy_dlpo.selectors import ComponentSelector
 from dspy_dlpo.sentences import Edit
 from dspy_dlpo.update import Update
@@ -79,7 +80,7 @@ class Loop:
         ledger: Where each step is kept.
         budget: What may be spent.
         settings: The numbers.
-        on_step: Called with each record.
+        listener: Hears of each new candidate and each completed step.
     """
 
     def __init__(
@@ -93,11 +94,11 @@ class Loop:
         ledger: Ledger,
         budget: Budget,
         settings: Settings,
-        on_step: Callable[[StepRecord], None],
+        listener: Listener,
     ) -> None:
         self.forward, self.backward, self.update, self.protection = forward, backward, update, protection
         self.policies, self.selector, self.ledger, self.budget = policies, selector, ledger, budget
-        self.settings, self.on_step = settings, on_step
+        self.settings, self.listener = settings, listener
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def run(self, student: Candidate) -> Walk:
@@ -124,7 +125,7 @@ class Loop:
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
                 walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
                 self.ledger.add_step(record, walk.states)
-                self.on_step(record)
+                self.listener.on_step_end(record)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
         self.budget.reserve = 0
@@ -166,10 +167,13 @@ class Loop:
         own = self.own_proposals(walk, ctx)
         proposals = self.update(walk.incumbent, requests, record.step, own)
         for candidate in proposals.candidates:
-            walk.seen.setdefault(candidate.id, candidate)  # Its first parent is where it came from.
+            if candidate.id not in walk.seen:  # Its first parent is where it came from.
+                walk.seen[candidate.id] = candidate
+                self.listener.on_candidate(candidate, record.step)
         why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
         return replace(
             record,
+            failures=tuple(replace(rollout, spent=Spending()) for rollout in failing),
             gradients=gradients,
             remarks=remarks,
             requests=tuple(

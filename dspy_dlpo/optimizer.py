@@ -11,28 +11,29 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from dspy_dlpo.arguments import AUTO_STEPS, check_arguments, check_repeats, limits_of, predictors_of
+from dspy_dlpo.arguments import check_arguments, check_repeats, plan, predictors_of
 from dspy_dlpo.asking import Asker
 from dspy_dlpo.backward import Backward
-from dspy_dlpo.budget import Budget, Limits, check_prices
+from dspy_dlpo.budget import check_prices
 from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import Data, prepare
 from dspy_dlpo.diagnose import Diagnosis, examine
-from dspy_dlpo.estimate import Estimate, check_metric_calls, foretell, usual_metric_calls
-from dspy_dlpo.fingerprint import fingerprint
+from dspy_dlpo.estimate import Estimate, foretell
+from dspy_dlpo.fingerprint import describe, fingerprint
 from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.ledger import Ledger
+from dspy_dlpo.listeners import Listener, Listeners
 from dspy_dlpo.loop import Loop, Settings
 from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.prices import Price, Prices
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate
 from dspy_dlpo.result import CandidatePrograms, result_of
+from dspy_dlpo.runs import keep_end, keep_start
 from dspy_dlpo.selectors import SELECTORS, ComponentSelector
+from dspy_dlpo.steering import ended_by_ctrl_c
 from dspy_dlpo.tracking import Progress
 from dspy_dlpo.update import Update
-
-_BATCH_SIZE = 8
 
 
 class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
@@ -92,8 +93,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         num_threads: Rollouts and critic calls in flight at once. Default: DSPy's setting.
         seed: Decides every random choice. The same seed and the same replies give the same run, whatever
             `num_threads`.
-        log_dir: Folder of the run's ledger. The same call with the same folder goes on where the run stopped.
+        log_dir: Folder of the run's ledger. The same call with the same folder goes on where the run stopped. A file
+            named `STOP` there ends the run, as does Ctrl-C, with the best so far; a second Ctrl-C interrupts at once.
         track_stats: Whether the returned program carries `detailed_results`.
+        listeners: Hear of the run while it goes on: see `dspy_dlpo.listeners` and `dspy_dlpo.trackers`.
         verbose: Whether each step is told on the terminal (standard error).
 
     Raises:
@@ -142,6 +145,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         seed: int = 0,
         log_dir: str | Path | None = None,
         track_stats: bool = True,
+        listeners: Sequence[Listener] = (),
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -179,6 +183,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         self.seed = seed
         self.log_dir = log_dir
         self.track_stats = track_stats
+        self.listeners = listeners
         self.verbose = verbose
         check_arguments(vars(self))
 
@@ -217,14 +222,15 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         critic_model = self.critic_model or prompt_model
         data = prepare(trainset, valset, self.seed)
         check_repeats(predictors, self.num_repeats)
-        settings, budget = self._limits(data)
+        settings, budget = plan(vars(self), data)
         check_prices(budget, student, prompt_model, critic_model)
-        progress = Progress(budget, settings.num_steps) if self.verbose else None
-        if progress and data.held_out != "given":
-            progress.note(f"no valset given: the result is chosen on {len(data.valset)} examples, {data.held_out}")
         num_threads = budget.num_threads
         start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
         protection = Protection(self.protect, student, start.instructions)
+        resolved = {name: getattr(settings, name) for name in ("num_steps", "batch_size")}
+        resolved["failure_score"] = self._failure_score
+        run = describe(student, start, {**vars(self), **resolved}, data)
+        listeners = Listeners([*([Progress()] if self.verbose else []), *self.listeners])
         models = [prompt_model, critic_model]
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:
@@ -267,23 +273,29 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 ledger,
                 budget,
                 settings,
-                progress or (lambda record: None),
+                listeners,
             )
-            walk = loop.run(start)
+            keep_start(ledger, run)
+            listeners.on_run_start(run, budget)
+            with ended_by_ctrl_c(budget):
+                walk = loop.run(start)
             result = result_of(
                 walk,
                 forward,
                 data.valset,
+                run=run,
                 spent=budget.spent,
                 log_dir=None if self.log_dir is None else str(self.log_dir),
                 seed=self.seed,
                 score_range=self.score_range,
                 failure_score=self._failure_score,
             )
+            keep_end(ledger, result)
+        except BaseException as error:
+            listeners.on_run_error(error)
+            raise
         finally:
             ledger.close()
-        if progress:
-            progress.conclude(result)
         student = student.deepcopy()
         for stale in ("candidate_programs", "detailed_results"):  # Those of an earlier compilation.
             vars(student).pop(stale, None)
@@ -291,6 +303,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         program.candidate_programs = CandidatePrograms(student, result)
         if self.track_stats:
             program.detailed_results = result
+        listeners.on_run_end(result, program)
         return program
 
     def estimate(
@@ -307,7 +320,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         predictors = predictors_of(program)
         prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
         data = prepare(trainset, valset, self.seed)
-        settings, budget = self._limits(data)
+        settings, budget = plan(vars(self), data)
         critic_model = self.critic_model or prompt_model
         return foretell(program, predictors, data, settings, budget, prompt_model, critic_model)
 
@@ -346,33 +359,6 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     @property
     def _failure_score(self) -> float:
         return self.score_range[0] if self.failure_score is None else self.failure_score
-
-    def _limits(self, data: Data) -> tuple[Settings, Budget]:
-        size = len(data.trainset)
-        if self.batch_size is not None and self.batch_size > size:
-            raise ValueError(
-                f"`batch_size` must be at most {size}, the train examples, but got batch_size={self.batch_size}."
-            )
-        settings = Settings(
-            trainset=data.trainset,
-            valset=data.valset,
-            num_steps=self.num_steps,
-            batch_size=self.batch_size or min(_BATCH_SIZE, size),
-            num_candidates=self.num_candidates,
-            max_trial_examples=self.max_trial_examples,
-            max_passing=self.max_passing,
-            score_range=self.score_range,
-            confidence=self.confidence,
-            seed=self.seed,
-            num_repeats=self.num_repeats,
-            patience=self.patience,
-        )
-        limits = limits_of(vars(self))
-        if self.num_steps is None and not limits.given:
-            settings = replace(settings, num_steps=AUTO_STEPS[self.auto or "light"])
-            limits = Limits(max_metric_calls=usual_metric_calls(settings))
-        check_metric_calls(limits, settings)
-        return settings, Budget(limits, Prices(self.prices), self.num_threads or dspy.settings.num_threads)
 
     def _fingerprint(
         self, student: dspy.Module, data: Data, settings: Settings, models: Sequence[dspy.BaseLM]

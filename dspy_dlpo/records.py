@@ -280,6 +280,8 @@ class StepRecord:
         minibatch: The examples it ran on, without those that were lost.
         loss: Mean loss of the incumbent there, `top of score_range - score`; 0 if all were lost.
         top_score: The top of `score_range`.
+        failures: The rollouts there that fell short of the top score, without what they cost: what the gradients were
+            made from.
         gradients: One for each predictor that the critic had something to say about.
         remarks: What the backward pass met besides, with counts: rollouts without a trace, predictors that never ran,
             replies that praise everything or speak of inputs that do not exist, points and calls left out.
@@ -302,6 +304,7 @@ class StepRecord:
     minibatch: tuple[str, ...]
     loss: float
     top_score: float = 1.0
+    failures: tuple[Rollout, ...] = ()
     gradients: tuple[TextualGradient, ...] = ()
     remarks: Mapping[str, int] = field(default_factory=dict)
     requests: tuple[UpdateRequest, ...] = ()
@@ -325,3 +328,30 @@ class StepRecord:
     def accepted(self) -> bool:
         """Whether the step moved the incumbent."""
         return self.trial is not None and self.trial.accepted
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run was made with, as plain data.
+
+    Attributes:
+        student: The instructions it started from.
+        settings: The optimiser's arguments by name; models, functions and policies as text, without keys.
+        versions: Of `dspy_dlpo`, `dspy` and `python`.
+        program: State of the student's predictors, as `dspy.Module.dump_state` gives it, without language models.
+        program_name: Name of the program's class.
+        num_train: Train examples.
+        num_val: Validation examples.
+        held_out: Where the valset is from: `given`, `part of the trainset`, or `the trainset itself`.
+        num_steps: Most steps; None for no limit.
+    """
+
+    student: Candidate
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    program: Mapping[str, Any]
+    program_name: str
+    num_train: int
+    num_val: int
+    held_out: str
+    num_steps: int | None = None

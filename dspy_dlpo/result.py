@@ -18,7 +18,7 @@ from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Walk
-from dspy_dlpo.records import Candidate, Spending, StepRecord
+from dspy_dlpo.records import Candidate, RunInfo, Spending, StepRecord
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class DLPOResult:
         seed: The run's seed.
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raised.
+        run: What it was made with.
     """
 
     candidates: tuple[Candidate, ...]
@@ -77,6 +78,7 @@ class DLPOResult:
     seed: int
     score_range: tuple[float, float]
     failure_score: float
+    run: RunInfo
 
     @property
     def best_candidate(self) -> Mapping[str, str]:

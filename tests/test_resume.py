@@ -39,6 +39,7 @@ def run(log_dir: Path, log: Path) -> dict[str, Any]:
     result = optimized.detailed_results.to_dict()
     for record in (result, *result["history"]):
         del record["spent"]["seconds"]
+    del result["run"]["settings"]["log_dir"]
     return {**result, "log_dir": None}
 
 

@@ -1,0 +1,91 @@
+"""Runs on disk: what is kept for those who look at a run later, and how they read it."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from dspy_dlpo.intervals import Gain
+from dspy_dlpo.ledger import LEDGER, Ledger, refuse_what_is_not_ours
+from dspy_dlpo.records import RunInfo, Spending, StepRecord
+from dspy_dlpo.result import DLPOResult
+
+NOT_ENDED = "not ended"
+_RUN, _RESULT, _STEP = TypeAdapter(RunInfo), TypeAdapter(DLPOResult), TypeAdapter(StepRecord)
+
+
+def keep_start(ledger: Ledger, run: RunInfo) -> None:
+    """Keep what a run is made with, and that it has not ended."""
+    ledger.add_note("run", _RUN.dump_json(run).decode())
+    ledger.add_note("result", "")
+
+
+def keep_end(ledger: Ledger, result: DLPOResult) -> None:
+    """Keep how a run ended. Its steps are in the ledger already."""
+    ledger.add_note("result", _RESULT.dump_json(replace(result, history=())).decode())
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Return the folders of all runs under a folder, itself included, in order of name."""
+    return sorted(path.parent for path in Path(folder).rglob(LEDGER))
+
+
+def load_result(log_dir: str | Path) -> DLPOResult:
+    """Read a run from its folder, without the program.
+
+    Args:
+        log_dir: The `log_dir` it was made with.
+
+    Returns:
+        What `program.detailed_results` is after the run. Of a run that did not end, as far as it came: `stopped` is
+        `NOT_ENDED`, `gain` is over no examples, and a score is on as many examples as its candidate had by then.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If the file is no ledger, of another version, or damaged; or if the run had not begun.
+        RuntimeError: If a process has the run open.
+    """
+    path = Path(log_dir) / LEDGER
+    if not path.is_file():
+        raise FileNotFoundError(f"No run in {log_dir}: it has no {LEDGER}. Give the `log_dir` of a run.")
+    refuse_what_is_not_ours(path)
+    try:
+        with closing(sqlite3.connect(path, timeout=0.2)) as file:
+            notes = dict(file.execute("SELECT name, value FROM notes"))
+            steps = [
+                _STEP.validate_json(record) for (record,) in file.execute("SELECT record FROM steps ORDER BY step")
+            ]
+    except sqlite3.OperationalError as error:
+        raise RuntimeError(f"Another process has {path} open: the run is going on ({error}).") from error
+    if "run" not in notes:
+        raise ValueError(f"The run in {log_dir} ended before it began. Make it again.")
+    if notes["result"]:
+        return replace(_RESULT.validate_json(notes["result"]), history=tuple(steps))
+    return _so_far(_RUN.validate_json(notes["run"]), steps, str(log_dir))
+
+
+def _so_far(run: RunInfo, steps: list[StepRecord], log_dir: str) -> DLPOResult:
+    """Return what a run that did not end has found: the student, and each candidate that was the best after a step."""
+    made = {candidate.id: candidate for step in steps for candidate in step.candidates}
+    scores = {run.student.id: math.nan} | {step.best: step.best_score for step in steps}
+    best = steps[-1].best if steps else run.student.id
+    return DLPOResult(
+        candidates=tuple(made.get(each, run.student) for each in scores),
+        val_aggregate_scores=tuple(scores.values()),
+        num_val_examples=(0,) * len(scores),
+        best_idx=list(scores).index(best),
+        gain=Gain(),
+        history=tuple(steps),
+        spent=steps[-1].spent if steps else Spending(),
+        stopped=NOT_ENDED,
+        log_dir=log_dir,
+        seed=run.settings["seed"],
+        score_range=tuple(run.settings["score_range"]),
+        failure_score=run.settings["failure_score"],
+        run=run,
+    )
