@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dspy_dlpo.benchmarks.simulated import field, fields
@@ -27,7 +27,8 @@ _HARMED = re.compile(r"^Did harm before \([\d.]+\): (.*)$", re.MULTILINE)
 _ATTEMPT = re.compile(r"Instruction #(\d+): (.*?)»", re.DOTALL)
 _SCORE = re.compile(r"Resulting Score #(\d+): ([\d.]+)")
 _FENCED = re.compile(r"```\n(.*?)\n```", re.DOTALL)
-_SHARED = re.compile(r"<(?:VARIABLE|LM_SYSTEM_PROMPT)>(.*?)</", re.DOTALL)
+_SYSTEM_PROMPT = re.compile(r"<LM_SYSTEM_PROMPT>(.*?)</LM_SYSTEM_PROMPT>", re.DOTALL)
+_VARIABLE = re.compile(r"<VARIABLE>(.*?)</VARIABLE>", re.DOTALL)
 _FEEDBACK = re.compile(r"<FEEDBACK>(.*?)</FEEDBACK>", re.DOTALL)
 _NOTHING_NEW = "The orders name items, and each item has a code."
 
@@ -48,10 +49,10 @@ class Skills:
         combine: That it takes a given sentence of the second best attempt into the best.
     """
 
-    from_feedback: float = 0.45  # A 1.5B model on written notes: 3 steps of 8 failures found most of a human's rules.
+    from_feedback: float = 0.45  # From written notes, a 1.5B model gets most of a careful prompt's gain in three steps.
     from_example: float = 0.04  # A label says what is right, not how one gets there.
-    guess: float = 0.05  # The rules are the task's own; general knowledge has few of them.
-    num_guesses: int = 2  # Proposals without evidence are a sentence or three of good advice.
+    guess: float = 0.1  # COPRO, which has nothing else, gets a quarter of a careful prompt's gain from a 1.5B model.
+    num_guesses: int = 3  # Proposals without evidence are a few sentences of good advice.
     invent_useless: float = 0.2  # "Be careful" is what models say when they do not know.
     invent_harmful: float = 0.05  # Rarer than empty advice, but every optimiser's users have seen it.
     forget: float = 0.07  # Small models lose far more (they rewrite from one example), strong ones less.
@@ -138,11 +139,11 @@ class Writer:
     def rewrite(self, user: str, rng: random.Random) -> str:
         """Write a whole new instruction from the old one, the advice and the evidence of a prompt."""
         attempts = _attempts(user)
-        old = attempts[0] if attempts else _first(user, "current_instruction", "basic_instruction", "instruction")
+        old = attempts[0] if attempts else _first(user, *_OLD)
         other = attempts[1] if len(attempts) > 1 else ""
         taken = [unit for unit in _units(other) if rng.random() < self.skills.combine]
         advice = [text for name in _ADVICE for text in self._advice(field(user, name))]
-        return self._written(old, [*taken, *advice], user, rng)
+        return self._written(old, advice, user, rng, taken)
 
     def edit(self, user: str, rng: random.Random) -> str:
         """Write line edits: what the criticism asks for, the most frequent first, and what the limits suggest."""
@@ -174,18 +175,33 @@ class Writer:
         most = _MOST_EDITS.search(limits)
         return "\n".join(edits[: int(most[1])] if most else edits)
 
-    def _written(self, old: str, advice: Iterable[str], user: str, rng: random.Random) -> str:
+    def paraphrase(self, user: str, rng: random.Random) -> str:
+        """Write the instruction in other words."""
+        kept = self._kept(_first(user, *_OLD), rng)
+        reworded = [
+            rules[0].sentence(rng.randrange(3)) if len(rules := [*self.world.read(unit).told]) == 1 else unit
+            for unit in kept
+        ]
+        return "\n".join([*reworded, *self._wordy(rng)]) or INSTRUCTION
+
+    def _written(
+        self, old: str, advice: Sequence[str], user: str, rng: random.Random, taken: Sequence[str] = ()
+    ) -> str:
         learnt, harm = self.learn(user, rng)
-        kept = [unit for unit in _units(old) if rng.random() >= self.skills.forget]
-        kept = [unit for unit in kept if not self.world.read(unit).told & harm]
-        guessed = [] if CUE.search(user) else [self._guess(rng) for _ in range(self.skills.num_guesses)]
-        told = set(self.world.read(" ".join(_units(old))).told)
-        for sentence in [*advice, *learnt, *guessed, *self._wordy(rng)]:
+        kept = [unit for unit in self._kept(old, rng) if not self.world.read(unit).told & harm]
+        evidence = CUE.search(user) or advice or "<FEEDBACK>" in user
+        guessed = [] if evidence else [self._guess(rng) for _ in range(self.skills.num_guesses)]
+        told = set(self.world.read("\n".join(kept)).told)
+        for sentence in [*taken, *advice, *learnt, *guessed, *self._wordy(rng)]:
             reading = self.world.read(sentence)
             if sentence not in kept and not (reading.told and reading.told <= told):
                 kept.append(sentence)
                 told |= reading.told
         return "\n".join(kept) or INSTRUCTION
+
+    def _kept(self, old: str, rng: random.Random) -> list[str]:
+        """Return the sentences of an instruction that a rewrite does not forget; it never forgets the task itself."""
+        return [unit for unit in _units(old) if unit == INSTRUCTION or rng.random() >= self.skills.forget]
 
     def _guess(self, rng: random.Random) -> str:
         if rng.random() < self.skills.guess:
@@ -204,16 +220,20 @@ class Writer:
         if user.startswith("I provided an assistant with the following instructions"):
             old = _FENCED.search(user)
             return f"```\n{self._written(old[1] if old else '', (), user, rng)}\n```"
-        old = _SHARED.search(user)
-        if "<IMPROVED_VARIABLE>" in system + user and old:
+        if "<IMPROVED_VARIABLE>" in user:
+            shown = _SYSTEM_PROMPT.search(user) or _VARIABLE.search(user)  # TextGrad shortens the variable.
             advice = [unit for each in _FEEDBACK.findall(user) for unit in self._advice(each)]
-            return f"<IMPROVED_VARIABLE>{self._written(old[1], advice, user, rng)}</IMPROVED_VARIABLE>"
-        if "gradient (feedback) engine" in system:
-            return self.criticise(user, rng)
+            written = self._written(shown[1].strip() if shown else "", advice, user, rng)
+            return f"<IMPROVED_VARIABLE>{written}</IMPROVED_VARIABLE>"
+        if "gradient (feedback) engine" in system:  # First about the answer, then about the instruction.
+            if "<LM_SYSTEM_PROMPT>" in user:
+                return self.criticise(user, rng)
+            return " ".join(each[0] for each in CUE.finditer(user)) or "nothing"
         raise ValueError(f"The simulated model does not know the prompt {(system or user)[:200]!r}.")
 
 
-_ADVICE = ("dataset_description", "module_description", "criticism", "feedback")
+_OLD = ("current_instruction", "basic_instruction", "instruction")
+_ADVICE = ("dataset_description", "module_description")
 _ROLES: dict[str, Callable[[Writer, str, random.Random], str]] = {
     "sentences": Writer.criticise,
     "input_complaint": lambda *_: "nothing",
@@ -221,6 +241,7 @@ _ROLES: dict[str, Callable[[Writer, str, random.Random], str]] = {
     "new_instruction": Writer.rewrite,
     "proposed_instruction": Writer.rewrite,
     "proposed_prefix_for_output_field": lambda *_: "Answer:",
+    "variation": Writer.paraphrase,
     "discussion": lambda *_: "The worse run has wrong codes.",
     "module_advice": Writer.advise,
     "observations": Writer.describe,

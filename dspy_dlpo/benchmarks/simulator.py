@@ -56,7 +56,7 @@ DIFFICULTIES = {
             Skills(
                 from_feedback=0.6,
                 from_example=0.06,
-                guess=0.08,
+                guess=0.15,
                 invent_useless=0.15,
                 invent_harmful=0.03,
                 forget=0.05,
@@ -71,7 +71,7 @@ DIFFICULTIES = {
             Skills(
                 from_feedback=0.3,
                 from_example=0.02,
-                guess=0.03,
+                guess=0.06,
                 invent_useless=0.25,
                 invent_harmful=0.08,
                 forget=0.1,
