@@ -113,3 +113,20 @@ def test_every_optimiser_runs_on_the_simulator(
     with dspy.context(lm=sim.lm):
         evaluated = fmean(sim.task.metric(each, program(**each.inputs())).score for each in sim.task.testset)
     assert 0.1 < accuracy < 1 and evaluated == pytest.approx(accuracy, abs=0.12)
+
+
+def test_the_number_of_threads_does_not_change_a_run() -> None:
+    def tuned(num_threads: int) -> str:
+        sim = simulation("easy", seed=7)
+        optimizer = DLPOOptimizer(
+            metric=sim.task.metric,
+            prompt_model=sim.prompt_lm,
+            max_metric_calls=150,
+            num_threads=num_threads,
+            verbose=False,
+        )
+        with dspy.context(lm=sim.lm):
+            program = optimizer.compile(sim.task.program, trainset=sim.task.trainset, valset=sim.task.valset[:20])
+        return str(program.signature.instructions)
+
+    assert tuned(1) == tuned(4)

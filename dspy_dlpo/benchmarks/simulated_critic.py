@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dspy_dlpo.benchmarks.simulated import field, fields
-from dspy_dlpo.benchmarks.simulated_world import CUE, INSTRUCTION, Reading, Rule, World
+from dspy_dlpo.benchmarks.simulated_world import CUE, INSTRUCTION, Rule, World
 from dspy_dlpo.sentences import split
 
 _ASKED = re.compile(r"^\d+\. `(\w+)`", re.MULTILINE)
@@ -54,7 +54,7 @@ class Skills:
     guess: float = 0.1  # COPRO, which has nothing else, gets a quarter of a careful prompt's gain from a 1.5B model.
     num_guesses: int = 3  # Proposals without evidence are a few sentences of good advice.
     invent_useless: float = 0.2  # "Be careful" is what models say when they do not know.
-    invent_harmful: float = 0.05  # Rarer than empty advice, but every optimiser's users have seen it.
+    invent_harmful: float = 0.05  # Rarer than empty advice: a wrong rule drawn from one case.
     forget: float = 0.07  # Small models lose far more (they rewrite from one example), strong ones less.
     wordy: float = 0.3  # Rewritten prompts grow.
     combine: float = 0.5  # Half of what another good attempt said.
@@ -143,7 +143,7 @@ class Writer:
         other = attempts[1] if len(attempts) > 1 else ""
         taken = [unit for unit in _units(other) if rng.random() < self.skills.combine]
         advice = [text for name in _ADVICE for text in self._advice(field(user, name))]
-        return self._written(old, advice, user, rng, taken)
+        return self._written(old, [*taken, *advice], user, rng)
 
     def edit(self, user: str, rng: random.Random) -> str:
         """Write line edits: what the criticism asks for, the most frequent first, and what the limits suggest."""
@@ -184,15 +184,13 @@ class Writer:
         ]
         return "\n".join([*reworded, *self._wordy(rng)]) or INSTRUCTION
 
-    def _written(
-        self, old: str, advice: Sequence[str], user: str, rng: random.Random, taken: Sequence[str] = ()
-    ) -> str:
+    def _written(self, old: str, advice: Sequence[str], user: str, rng: random.Random) -> str:
         learnt, harm = self.learn(user, rng)
         kept = [unit for unit in self._kept(old, rng) if not self.world.read(unit).told & harm]
-        evidence = CUE.search(user) or advice or "<FEEDBACK>" in user
+        evidence = CUE.search(user) or "<FEEDBACK>" in user
         guessed = [] if evidence else [self._guess(rng) for _ in range(self.skills.num_guesses)]
         told = set(self.world.read("\n".join(kept)).told)
-        for sentence in [*taken, *advice, *learnt, *guessed, *self._wordy(rng)]:
+        for sentence in [*advice, *learnt, *guessed, *self._wordy(rng)]:
             reading = self.world.read(sentence)
             if sentence not in kept and not (reading.told and reading.told <= told):
                 kept.append(sentence)
@@ -212,11 +210,12 @@ class Writer:
         return [rng.choice(self.world.useless)] if rng.random() < self.skills.wordy else []
 
     def _advice(self, text: str) -> list[str]:
-        """Return the sentences of a text that say something about the codes."""
-        return [unit for unit in _units(text) if _says_something(self.world.read(unit)) or unit in self.world.useless]
+        """Return the sentences of a text that tell somebody what to do, each once."""
+        readings = ((unit, self.world.read(unit)) for unit in dict.fromkeys(_units(text)))
+        return [unit for unit, reading in readings if reading.told or reading.warned or unit in self.world.useless]
 
     def _plain(self, system: str, user: str, rng: random.Random) -> str:
-        """Answer a prompt without fields: GEPA's own, or one of TextGrad's two."""
+        """Answer a prompt without fields: GEPA's own, or one of TextGrad's."""
         if user.startswith("I provided an assistant with the following instructions"):
             old = _FENCED.search(user)
             return f"```\n{self._written(old[1] if old else '', (), user, rng)}\n```"
@@ -254,10 +253,6 @@ _ROLES: dict[str, Callable[[Writer, str, random.Random], str]] = {
 def output_fields(system: str) -> list[str]:
     """Return the names of the output fields that a prompt of DSPy's adapters asks for."""
     return _ASKED.findall(system.partition("Your output fields are:")[2].partition("All interactions")[0])
-
-
-def _says_something(reading: Reading) -> bool:
-    return bool(reading.told or reading.warned)
 
 
 def _units(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A synthetic task and a simulated language model, to study optimisers without paying for calls.
 
 The task has hidden rules (`simulated_world`); the model answers its orders and, as critic or proposer, the prompts of
-every optimiser (`simulated_critic`): ours, and DSPy's COPRO, MIPROv2, SIMBA and GEPA. It knows nothing but its prompt,
+every optimiser (`simulated_critic`): ours, DSPy's COPRO, MIPROv2, SIMBA and GEPA, TextGrad. It knows nothing but its prompt,
 and its skills are the same whoever asks. Since the rules are known, the expected accuracy of any instruction is
 computed, not sampled, and costs no call.
 
@@ -64,7 +64,7 @@ DIFFICULTIES = {
             ),
         ),
         Difficulty("medium", WorldSettings(num_rules=8, frequency=0.45, skew=0.8), Skills()),
-        # Many rules, half of them in less than one order of ten, and a critic that misreads most feedback.
+        # Many rules, most of them in less than one order of ten, and a critic that misreads most feedback.
         Difficulty(
             "hard",
             WorldSettings(num_rules=14, frequency=0.4, skew=0.9, slip=0.1, dilution=0.004),
