@@ -1,9 +1,9 @@
 """A synthetic task and a simulated language model, to study optimisers without paying for calls.
 
 The task has hidden rules (`simulated_world`); the model answers its orders and, as critic or proposer, the prompts of
-every optimiser (`simulated_critic`): ours, DSPy's COPRO, MIPROv2, SIMBA and GEPA, TextGrad. It knows nothing but its prompt,
-and its skills are the same whoever asks. Since the rules are known, the expected accuracy of any instruction is
-computed, not sampled, and costs no call.
+every optimiser (`simulated_critic`): ours, DSPy's COPRO, MIPROv2, SIMBA and GEPA, and TextGrad. It knows nothing but
+its prompt, and its skills are the same whoever asks. Since the rules are known, the expected accuracy of any
+instruction is computed, not sampled, and costs no call.
 
 Everything it yields is simulated. It shows how optimisers differ in what they do with the same evidence from the same
 model; it does not show how good that model is.
