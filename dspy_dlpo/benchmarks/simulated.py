@@ -37,10 +37,14 @@ class SimulatedEngine:
             self.log.append((system, user))
         if self.latency:
             time.sleep(self.latency)
-        text = self.script(system, user)
+        text = self.reply(system, user, request)
         usage = Usage(input_tokens=len(system + user), output_tokens=len(text))
         message = Message.assistant(text)
         return Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
+
+    def reply(self, system: str, user: str, request: Request) -> str:
+        """Return the script's reply."""
+        return self.script(system, user)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SimulatedEngine:
         return self
