@@ -13,7 +13,7 @@ from dspy_dlpo.benchmarks.simulated import field, fields, play, simulated_lm
 
 FLAGS = (
     "--annealing 1 --tsa_tem 1 --tsa_tem_decay 1.75 --momentum 1 --train_acc_contras 1 --dy_lr 5 --lr 3 --dropout 0.3 "
-FLAGS += "--weight_decay 1"
+    "--weight_decay 1"
 )
 
 
