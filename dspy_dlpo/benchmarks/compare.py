@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import LMError
+from dspy.utils.callback import BaseCallback
 from tqdm import tqdm
 
 from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
@@ -32,12 +32,15 @@ from dspy_dlpo.benchmarks.plans import BudgetTooSmall
 from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, Rival, rival_named, score_of
 from dspy_dlpo.benchmarks.task import Task
 from dspy_dlpo.budget import metered
+from dspy_dlpo.faults import FATAL, is_outside
 from dspy_dlpo.forward import with_instructions
 from dspy_dlpo.prices import Prices
 from dspy_dlpo.records import Candidate, Spending
 from dspy_dlpo.tokens import count_tokens
 
 _PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")
+_NO_END = 1_000_000  # DSPy would end an evaluation after 10 replies that cannot be parsed.
+_MAX_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def compare(
     Raises:
         ValueError: If an optimiser is unknown, or a count is below 1.
         ImportError: If an optimiser's package is not installed.
-        dspy.LMError: If a language model fails in a way that the optimiser does not bear.
+        dspy.LMError: If a language model fails in a way that no retry can mend.
     """
     budgets = [max_metric_calls] if isinstance(max_metric_calls, int) else list(max_metric_calls)
     for name, value in (("max_metric_calls", min(budgets)), ("num_workers", num_workers), ("num_threads", num_threads)):
@@ -138,29 +141,57 @@ def _run(jobs: Sequence[Callable[[], Cell]], num_workers: int) -> Iterator[Cell]
 def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, curves: bool = True) -> Cell:
     """Run one cell and return it with its results.
 
-    An error of the optimiser is a result, and does not end the comparison; one of the language model or of the setup
-    is none, and is raised.
+    An error of the optimiser is a result, and does not end the comparison. A cell in which a language model could not
+    be reached has failed, whatever the optimiser made of it. Replies that cannot be parsed score 0 and end nothing.
+
+    Raises:
+        ImportError: If the optimiser's package is not installed.
+        dspy.LMError: If a language model fails in a way that no retry can mend.
     """
     setting = setup(cell.seed)
-    lm = setting.lm.copy(cache=False)
-    prompt_lm = setting.prompt_lm.copy(cache=False) if setting.prompt_lm else lm
+    outages = _Outages()
+    lm = outages.watch(setting.lm)
+    prompt_lm = outages.watch(setting.prompt_lm) if setting.prompt_lm else lm
     metric = CountedMetric(setting.task.metric)
     job = Job(setting.task, metric, lm, prompt_lm, cell.max_metric_calls, cell.seed, num_threads)
     prices = Prices()
     prices.look_up({lm.model, prompt_lm.model})
+    problem: Exception | None = None
     with _quiet():
         try:
-            with metered(prices, lm=lm) as meter:
+            with metered(prices, lm=lm, max_errors=_NO_END) as meter:
                 outcome = rival(job)
-        except BudgetTooSmall as problem:
-            return replace(cell, skipped=str(problem))
-        except (LMError, ImportError):
+            cell = _result(
+                cell, setting, outcome, meter.spent, metric.calls, partial(_test, setting, lm, num_threads), curves
+            )
+        except BudgetTooSmall as too_small:
+            return replace(cell, skipped=str(too_small))
+        except ImportError:
             raise
         except Exception as error:  # noqa: BLE001 - Whatever a rival raises, the others' cells go on.
-            return replace(cell, failed=f"{type(error).__name__}: {error}", metric_calls=metric.calls)
-        return _result(
-            cell, setting, outcome, meter.spent, metric.calls, partial(_test, setting, lm, num_threads), curves
-        )
+            problem = error
+    problem = outages.problem or problem
+    if isinstance(problem, FATAL):
+        raise problem
+    if problem is not None:
+        said = str(problem).partition("\n")[0][:_MAX_CHARS]
+        return Cell(*cell.key, failed=f"{type(problem).__name__}: {said}", metric_calls=metric.calls)
+    return cell
+
+
+class _Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
+    """Remembers whether a language model failed for reasons outside the request, which optimisers take for a score."""
+
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+
+    def watch(self, lm: dspy.BaseLM) -> dspy.BaseLM:
+        """Return a copy of a language model that is watched, and has no cache."""
+        return lm.copy(cache=False, callbacks=[*lm.callbacks, self])
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if exception is not None and is_outside(exception):
+            self.problem = self.problem or exception  # type: ignore[assignment]  # It is an LMError.
 
 
 def _result(
@@ -220,6 +251,7 @@ def transfer(
 
     Raises:
         ValueError: If the program of a task has other predictors.
+        dspy.LMError: If a language model cannot be reached.
     """
     found = []
     for (name, setup), cell in product(tasks.items(), cells):
@@ -232,8 +264,11 @@ def transfer(
                 "Tune on a program of the same form."
             )
         program = with_instructions(setting.task.program, Candidate(cell.instructions))
+        outages = _Outages()
         with _quiet():
-            score, scores = _test(setting, setting.lm.copy(cache=False), num_threads, program)
+            score, scores = _test(setting, outages.watch(setting.lm), num_threads, program)
+        if outages.problem:
+            raise outages.problem
         found.append(
             replace(
                 Cell(name, f"{cell.optimizer} from {cell.task}", cell.max_metric_calls, cell.seed),
@@ -257,7 +292,7 @@ def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Mod
         metric=lambda example, prediction, trace=None: score_of(task.metric(example, prediction)),
         num_threads=num_threads,
         display_progress=False,
-        max_errors=len(task.testset),
+        max_errors=_NO_END,
     )
     with dspy.context(lm=lm):
         scores = [float(score) for _, _, score in evaluate(program).results]

@@ -268,7 +268,8 @@ def draw(cells: Iterable[Cell], path: str | Path) -> None:
     if not panels:
         raise ValueError("`cells` must hold at least one with a curve. Run the comparison with curves=True.")
     names = [*dict.fromkeys(name for panel in panels.values() for name in panel)]
-    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    figure = Figure(figsize=(6 * len(panels) + 1, 4.5), layout="constrained")
+    handles: dict[str, Any] = {}
     for axes, ((task, budget), panel) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -284,7 +285,8 @@ def draw(cells: Iterable[Cell], path: str | Path) -> None:
             ends = [[mean.value if end is None else end for end in (mean.low, mean.high)] for _, mean in curve]
             axes.fill_between(calls, *zip(*ends, strict=True), step="post", color=color, alpha=0.15, linewidth=0)
         axes.set(title=f"{task}, budget {budget}", xlabel="metric calls", ylabel="test score of the best so far")
-        axes.legend()
+        handles.update(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
     figure.savefig(path)
 
 

@@ -83,6 +83,8 @@ def textgrad(
             for example in rng.sample(trainset, min(TEXTGRAD_BATCH, len(trainset)))
         ]
         tg.sum(losses).backward(engine=engine)
+        for each in variables.values():  # A set of objects is in another order in every process.
+            each.gradients = sorted(each.gradients, key=lambda gradient: str(gradient.value))
         try:
             descent.step()
         except IndexError:
