@@ -58,3 +58,9 @@ def test_mipro_trials_are_those_that_fit(left: int, num_examples: int, trials: i
 
 def test_optimisers_that_choose_on_the_valset_get_no_more_of_it_than_a_quarter_of_the_budget() -> None:
     assert [plans.valset_share(budget, 50) for budget in (20, 100, 300)] == [10, 25, 50]
+
+
+def test_simba_never_gets_fewer_examples_than_its_minibatch_has() -> None:
+    for budget in range(50, 2000, 50):
+        plan = plans.simba(budget, 60)
+        assert plan.num_examples >= plan.settings["bsize"]

@@ -66,6 +66,7 @@ def test_calls_to_the_target_are_the_first_at_which_the_best_so_far_reaches_it()
     (row,) = rows([run])
     assert row.target == pytest.approx(0.76)
     assert (row.calls_to_target, row.reached) == (50, 1.0)
+    assert rows([run], target=0.78)[0].calls_to_target == 120
 
 
 def test_the_target_is_set_by_the_best_mean_and_not_by_the_human_prompt() -> None:

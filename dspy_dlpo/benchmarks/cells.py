@@ -27,7 +27,7 @@ class Cell:
         curve: Best so far, by the optimiser's own record: metric calls made, and test score of what it would have
             returned then. Starts with the student, ends with the result.
         metric_calls: How often a program was scored, as counted by the metric.
-        lm_calls: Calls of all language models, testing apart.
+        lm_calls: Calls of all language models, testing apart; one that asks for several completions counts once.
         input_tokens: Tokens sent.
         output_tokens: Tokens received.
         cost: Dollars; None if a price is unknown.

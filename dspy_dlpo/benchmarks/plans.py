@@ -57,6 +57,7 @@ def nearest(
     *,
     examples: tuple[int, int, int],
     max_metric_calls: int,
+    bounded_by: str = "",
 ) -> Plan:
     """Return the plan nearest to the defaults among those that use most of the budget.
 
@@ -68,16 +69,18 @@ def nearest(
         ranges: What each may be.
         examples: Least, usual and greatest number of examples.
         max_metric_calls: The budget.
+        bounded_by: A setting that the number of examples may not be below.
 
     Raises:
         BudgetTooSmall: If not even the cheapest settings fit.
     """
-    least, usual, most = examples
+    usual, most = examples[1:]
     best: tuple[tuple[bool, float, float], Plan] | None = None
     cheapest = math.inf
     for values in product(*ranges.values()):
         settings = dict(zip(ranges, values, strict=True))
         fixed, each = cost(**settings)
+        least = max(examples[0], settings.get(bounded_by, 0))
         cheapest = min(cheapest, fixed + each * least)
         size = min(most, (max_metric_calls - fixed) // each)
         if size < least:
@@ -136,6 +139,7 @@ def simba(max_metric_calls: int, num_examples: int) -> Plan:
         {"bsize": range(4, min(64, num_examples) + 1), "num_candidates": range(2, 11), "max_steps": range(1, 17)},
         examples=(min(MIN_EXAMPLES, num_examples), num_examples, num_examples),
         max_metric_calls=max_metric_calls,
+        bounded_by="bsize",
     )
 
 
@@ -211,7 +215,8 @@ def apo(max_metric_calls: int, num_examples: int) -> Plan:
     """Plan APO: rounds of critique, successors and bandit selection, then the beam on the validation examples.
 
     A round takes for each prompt of the beam a minibatch to criticise, and two pulls of the bandit, of a minibatch
-    each, for it and each of its successors. The first round has one prompt. Beam 4 and 6 rounds are the paper's.
+    each, for it and each of its successors. The first round has one prompt. Beam 4 and 6 rounds are the paper's. What
+    is met again is not paid again, so that there may be more rounds than planned.
     """
 
     def cost(beam: int, num_rounds: int, batch: int) -> tuple[int, int]:

@@ -94,7 +94,9 @@ class Row:
     remark: str = ""
 
 
-def rows(cells: Iterable[Cell], *, reference: str = "dlpo", share: float = 0.95) -> list[Row]:
+def rows(
+    cells: Iterable[Cell], *, reference: str = "dlpo", share: float = 0.95, target: float | None = None
+) -> list[Row]:
     """Summarise the cells of each task, budget and optimiser over the seeds, in order of appearance.
 
     Args:
@@ -102,6 +104,7 @@ def rows(cells: Iterable[Cell], *, reference: str = "dlpo", share: float = 0.95)
         reference: The optimiser that the others are compared with, seed by seed.
         share: The target is this share of the highest mean score that any optimiser reached on the task, whatever its
             budget. `human` does not count: nobody searched for it.
+        target: A target of one's own instead, a test score from 0 to 1.
     """
     groups: dict[tuple[str, int, str], list[Cell]] = {}
     for cell in cells:
@@ -114,7 +117,7 @@ def rows(cells: Iterable[Cell], *, reference: str = "dlpo", share: float = 0.95)
         _row(
             group,
             groups.get((task, budget, reference), []) if optimizer != reference else [],
-            share * max(means[task]) if task in means else None,
+            share * max(means[task]) if target is None and task in means else target,
         )
         for (task, budget, optimizer), group in groups.items()
     ]
@@ -194,7 +197,8 @@ def _words(row: Row) -> dict[str, str]:
 
 def to_markdown(table: Sequence[Row]) -> str:
     """Return the rows as a markdown table; scores and differences in points."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in _lines(table, rule="---"))
+    lines = ([cell.replace("|", "\\|") for cell in line] for line in _lines(table, rule="---"))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def to_text(table: Sequence[Row]) -> str:
