@@ -1,0 +1,96 @@
+"""What came of one run of an optimiser, and the file that keeps such results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+CELLS = "cells.jsonl"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run, and what came of it.
+
+    Attributes:
+        task: Name of the task.
+        optimizer: Name of the optimiser.
+        max_metric_calls: Its budget.
+        seed: Decides the splits and the optimiser's random choices.
+        skipped: Why it was not run; empty if it was.
+        failed: The error that ended it; empty if none did. A failed cell is run again.
+        score: Test score of the result, from 0 to 1; None if the cell was skipped or failed.
+        scores: Score on each test example, by its index; empty where the setting knows the score without running it.
+        curve: Best so far, by the optimiser's own record: metric calls made, and test score of what it would have
+            returned then. Starts with the student, ends with the result.
+        metric_calls: How often a program was scored, as counted by the metric.
+        lm_calls: Calls of all language models, testing apart; one that asks for several completions counts once.
+        input_tokens: Tokens sent.
+        output_tokens: Tokens received.
+        cost: Dollars; None if a price is unknown.
+        seconds: Wall time, testing apart.
+        prompt_tokens: Length of the resulting instructions and demos, all predictors together.
+        instructions: The resulting instructions, by predictor.
+        demos: Indices into the trainset of the resulting demos, by predictor; -1 for one that is not from there.
+        plan: The parameters the budget was turned into.
+        versions: Of the packages that took part.
+    """
+
+    task: str
+    optimizer: str
+    max_metric_calls: int
+    seed: int
+    skipped: str = ""
+    failed: str = ""
+    score: float | None = None
+    scores: Sequence[float] = ()
+    curve: Sequence[tuple[int, float]] = ()
+    metric_calls: int = 0
+    lm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    instructions: Mapping[str, str] = field(default_factory=dict)
+    demos: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What sets it apart from other cells."""
+        return self.task, self.optimizer, self.max_metric_calls, self.seed
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.input_tokens + self.output_tokens
+
+
+def read_cells(folder: str | Path) -> list[Cell]:
+    """Return the cells of a folder, the latest of each key; none if there are none.
+
+    A last line that is torn, since the process was killed while writing it, is cut off.
+
+    Raises:
+        ValueError: If another line is no cell.
+    """
+    path = Path(folder, CELLS)
+    if not path.exists():
+        return []
+    text = path.read_text()
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        path.write_text(text)
+    cells: dict[tuple[str, str, int, int], Cell] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            cell = Cell(**json.loads(line))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}:{number} is no result of a comparison ({error}). Take a new `folder`.") from error
+        cells[cell.key] = replace(cell, curve=[(calls, score) for calls, score in cell.curve])
+    return [*cells.values()]

@@ -1,0 +1,352 @@
+"""Running optimisers against each other: the same splits, models and budget of metric calls, many seeds, resumable.
+
+A cell is one run: (task, optimiser, budget, seed). Its result is one JSON line in the folder of the comparison; a cell
+that has one is not run again. In a cell no answer comes from a cache, so that none profits from what another has
+paid for. The results hold scores, instructions and costs, and no row of a data set: demos are kept as indices into the
+trainset.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+from tqdm import tqdm
+
+from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
+from dspy_dlpo.benchmarks.plans import BudgetTooSmall
+from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, Rival, rival_named, score_of
+from dspy_dlpo.benchmarks.task import Task
+from dspy_dlpo.budget import metered
+from dspy_dlpo.faults import FATAL, is_outside
+from dspy_dlpo.forward import with_instructions
+from dspy_dlpo.prices import Prices
+from dspy_dlpo.records import Candidate, Spending
+from dspy_dlpo.tokens import count_tokens
+
+_PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")
+_NO_END = 1_000_000  # DSPy would end an evaluation after 10 replies that cannot be parsed.
+_MAX_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell runs on.
+
+    Attributes:
+        task: Program, examples and metric.
+        lm: Runs the program.
+        prompt_lm: Criticises and proposes. Default: `lm`.
+        score: Takes a program and returns its test score, from 0 to 1, where that can be had without running it.
+            Default: the mean score on the testset, run with `lm`.
+    """
+
+    task: Task
+    lm: dspy.BaseLM
+    prompt_lm: dspy.BaseLM | None = None
+    score: Callable[[dspy.Module], float] | None = None
+
+
+Setup = Callable[[int], Setting]
+"""From a seed to a setting. With several processes it is pickled: a function of a module, or a `partial` of one."""
+
+
+def compare(
+    tasks: Mapping[str, Setup],
+    optimizers: Sequence[str] | Mapping[str, Rival],
+    *,
+    folder: str | Path,
+    max_metric_calls: int | Sequence[int] = 300,
+    seeds: Iterable[int] = range(3),
+    num_workers: int = 1,
+    num_threads: int = 1,
+    curves: bool = True,
+    verbose: bool = True,
+) -> list[Cell]:
+    """Run every optimiser on every task with every budget and seed, except what the folder has already.
+
+    Args:
+        tasks: For each name a function from the seed to task and models.
+        optimizers: Names (see `dspy_dlpo.benchmarks.rivals.rival_named`), or functions of one's own by name.
+        folder: Where the results are kept, in `cells.jsonl`. One folder for one comparison: whoever changes a task, a
+            model or an optimiser takes a new one.
+        max_metric_calls: Budgets, in metric calls.
+        seeds: Seeds; the same for all optimisers, so that they can be compared in pairs.
+        num_workers: Processes that run cells side by side. Leave it at 1 for a model that runs on this machine.
+        num_threads: Program runs in flight at once within a cell.
+        curves: Whether the programs that were best on the way are tested too. Where `Setting.score` is not given, each
+            costs a pass over the testset.
+        verbose: Whether progress is shown on the terminal (standard error).
+
+    Returns:
+        The cells that were asked for, in order; `dspy_dlpo.benchmarks.tables` makes tables and pictures of them.
+
+    Raises:
+        ValueError: If an optimiser is unknown, or a count is below 1.
+        ImportError: If an optimiser's package is not installed.
+        dspy.LMError: If a language model fails in a way that no retry can mend.
+    """
+    budgets = [max_metric_calls] if isinstance(max_metric_calls, int) else list(max_metric_calls)
+    for name, value in (("max_metric_calls", min(budgets)), ("num_workers", num_workers), ("num_threads", num_threads)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, but got {name}={value}.")
+    rivals = dict(optimizers) if isinstance(optimizers, Mapping) else {name: rival_named(name) for name in optimizers}
+    wanted = [Cell(*key) for key in product(tasks, rivals, budgets, seeds)]
+    path = Path(folder, CELLS)
+    done = {cell.key: cell for cell in read_cells(folder) if not cell.failed}
+    jobs = [
+        partial(run_cell, cell, tasks[cell.task], rivals[cell.optimizer], num_threads=num_threads, curves=curves)
+        for cell in wanted
+        if cell.key not in done
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file, tqdm(total=len(jobs), unit="cell", disable=not verbose) as bar:
+        for cell in _run(jobs, num_workers):
+            done[cell.key] = cell
+            file.write(json.dumps(asdict(cell)) + "\n")
+            file.flush()
+            bar.update()
+    return [done[cell.key] for cell in wanted]
+
+
+def _run(jobs: Sequence[Callable[[], Cell]], num_workers: int) -> Iterator[Cell]:
+    """Yield the results as they come."""
+    if num_workers == 1:
+        for job in jobs:
+            yield job()
+        return
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for future in as_completed([pool.submit(job) for job in jobs]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, curves: bool = True) -> Cell:
+    """Run one cell and return it with its results.
+
+    An error of the optimiser is a result, and does not end the comparison. A cell in which a language model could not
+    be reached has failed, whatever the optimiser made of it. Replies that cannot be parsed score 0 and end nothing.
+
+    Raises:
+        ImportError: If the optimiser's package is not installed.
+        dspy.LMError: If a language model fails in a way that no retry can mend.
+    """
+    setting = setup(cell.seed)
+    outages = _Outages()
+    lm = outages.watch(setting.lm)
+    prompt_lm = outages.watch(setting.prompt_lm) if setting.prompt_lm else lm
+    metric = CountedMetric(setting.task.metric)
+    job = Job(setting.task, metric, lm, prompt_lm, cell.max_metric_calls, cell.seed, num_threads)
+    prices = Prices()
+    prices.look_up({lm.model, prompt_lm.model})
+    problem: Exception | None = None
+    with _quiet():
+        try:
+            with metered(prices, lm=lm, max_errors=_NO_END) as meter:
+                outcome = rival(job)
+            cell = _result(
+                cell, setting, outcome, meter.spent, metric.calls, partial(_test, setting, lm, num_threads), curves
+            )
+        except BudgetTooSmall as too_small:
+            return replace(cell, skipped=str(too_small))
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Whatever a rival raises, the others' cells go on.
+            problem = error
+    problem = outages.problem or problem
+    if isinstance(problem, FATAL):
+        raise problem
+    if problem is not None:
+        said = str(problem).partition("\n")[0][:_MAX_CHARS]
+        return Cell(*cell.key, failed=f"{type(problem).__name__}: {said}", metric_calls=metric.calls)
+    return cell
+
+
+class _Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
+    """Remembers whether a language model failed for reasons outside the request, which optimisers take for a score."""
+
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+
+    def watch(self, lm: dspy.BaseLM) -> dspy.BaseLM:
+        """Return a copy of a language model that is watched, and has no cache."""
+        return lm.copy(cache=False, callbacks=[*lm.callbacks, self])
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        if exception is not None and is_outside(exception):
+            self.problem = self.problem or exception  # type: ignore[assignment]  # It is an LMError.
+
+
+def _result(
+    cell: Cell,
+    setting: Setting,
+    outcome: Outcome,
+    spent: Spending,
+    metric_calls: int,
+    test: Callable[[dspy.Module], tuple[float, list[float]]],
+    curves: bool,
+) -> Cell:
+    score, scores = test(outcome.program)
+    known = {_fingerprint(outcome.program): score}
+    curve: list[tuple[int, float]] = []
+    for calls, program in [(0, setting.task.program), *outcome.bests] if curves else ():
+        name = _fingerprint(program)
+        if name not in known:
+            known[name] = test(program)[0]
+        if not curve or known[name] != curve[-1][1]:
+            curve.append((calls, known[name]))
+    return replace(
+        cell,
+        score=score,
+        scores=scores,
+        curve=[*curve, (metric_calls, score)],
+        metric_calls=metric_calls,
+        lm_calls=spent.lm_calls,
+        input_tokens=spent.input_tokens,
+        output_tokens=spent.output_tokens,
+        cost=spent.cost,
+        seconds=spent.seconds,
+        prompt_tokens=_prompt_tokens(outcome.program),
+        instructions=_instructions(outcome.program),
+        demos=_demos(outcome.program, setting.task.trainset),
+        plan=outcome.plan,
+        versions=dict(_versions()),
+    )
+
+
+def transfer(
+    cells: Iterable[Cell],
+    tasks: Mapping[str, Setup],
+    *,
+    num_threads: int = 1,
+) -> list[Cell]:
+    """Test tuned instructions on other tasks or with other models. Nothing is optimised; demos stay behind.
+
+    Args:
+        cells: Results of a comparison, for example `read_cells(folder)`. Those without a score are left out.
+        tasks: For each name a function from the seed to the task and the models to test on. The program must have the
+            predictors that the instructions are for.
+        num_threads: Program runs in flight at once.
+
+    Returns:
+        For each cell and task a cell of the new task, with the old one's optimiser, budget and seed, and the new score.
+        `optimizer` says where the instructions come from: `dlpo from gsm8k`.
+
+    Raises:
+        ValueError: If the program of a task has other predictors.
+        dspy.LMError: If a language model cannot be reached.
+    """
+    found = []
+    for (name, setup), cell in product(tasks.items(), cells):
+        if cell.score is None:
+            continue
+        setting = setup(cell.seed)
+        if {*cell.instructions} != {predictor for predictor, _ in setting.task.program.named_predictors()}:
+            raise ValueError(
+                f"`tasks` must have programs with the predictors {sorted(cell.instructions)}, but {name} has others. "
+                "Tune on a program of the same form."
+            )
+        program = with_instructions(setting.task.program, Candidate(cell.instructions))
+        outages = _Outages()
+        with _quiet():
+            score, scores = _test(setting, outages.watch(setting.lm), num_threads, program)
+        if outages.problem:
+            raise outages.problem
+        found.append(
+            replace(
+                Cell(name, f"{cell.optimizer} from {cell.task}", cell.max_metric_calls, cell.seed),
+                score=score,
+                scores=scores,
+                prompt_tokens=_prompt_tokens(program),
+                instructions=cell.instructions,
+                versions=dict(_versions()),
+            )
+        )
+    return found
+
+
+def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Module) -> tuple[float, list[float]]:
+    """Return the test score of a program, and that of each test example if it was run."""
+    if setting.score is not None:
+        return setting.score(program), []
+    task = setting.task
+    evaluate = dspy.Evaluate(
+        devset=list(task.testset),
+        metric=lambda example, prediction, trace=None: score_of(task.metric(example, prediction)),
+        num_threads=num_threads,
+        display_progress=False,
+        max_errors=_NO_END,
+    )
+    with dspy.context(lm=lm):
+        scores = [float(score) for _, _, score in evaluate(program).results]
+    return fmean(scores), scores
+
+
+def _instructions(program: dspy.Module) -> dict[str, str]:
+    return {name: predictor.signature.instructions for name, predictor in program.named_predictors()}
+
+
+def _demo_fields(demo: Any) -> dict[str, Any]:
+    return {name: value for name, value in dict(demo).items() if name != "augmented"}
+
+
+def _fingerprint(program: dspy.Module) -> str:
+    demos = [[_demo_fields(demo) for demo in predictor.demos] for predictor in program.predictors()]
+    return json.dumps([_instructions(program), demos], sort_keys=True, default=str)
+
+
+def _prompt_tokens(program: dspy.Module) -> int:
+    texts = [*_instructions(program).values()]
+    texts += [
+        str(value) for each in program.predictors() for demo in each.demos for value in _demo_fields(demo).values()
+    ]
+    return sum(map(count_tokens, texts))
+
+
+def _demos(program: dspy.Module, trainset: Sequence[dspy.Example]) -> dict[str, list[int]]:
+    """Return which train examples the demos are: those with the same inputs."""
+    index = {json.dumps(each.inputs().toDict(), sort_keys=True, default=str): at for at, each in enumerate(trainset)}
+    found: dict[str, list[int]] = {}
+    for name, predictor in program.named_predictors():
+        inputs = predictor.signature.input_fields
+        keys = [{field: demo[field] for field in inputs if field in demo} for demo in predictor.demos]
+        found[name] = [index.get(json.dumps(key, sort_keys=True, default=str), -1) for key in keys]
+    return found
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in _PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the rivals' progress bars and remarks off the terminal."""
+    logger = logging.getLogger("dspy")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
