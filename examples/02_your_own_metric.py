@@ -26,32 +26,29 @@ class Helpdesk(dspy.Module):
         return dspy.Prediction(team=team, reply=self.reply(message=message, team=team).reply)
 
 
-def score(example, prediction):
-    """Half for the team, half for a reply that its name stands under."""
-    return 0.5 * (prediction.team == example.team) + 0.5 * prediction.reply.endswith(prediction.team)
-
-
 def on_route(example, prediction):
     right = prediction.team == example.team
     return "" if right else f"The team is wrong: Send messages about the {example.topic} to {example.team}."
 
 
 def on_reply(example, prediction):
-    return "" if prediction.reply.endswith(prediction.team) else "Sign with the name of the team."
+    signed = prediction.reply.rstrip(".").endswith(prediction.team)
+    return "" if signed else "Sign with the name of the team."
 
 
 def about_the_whole(example, prediction, trace=None):
-    """DSPy's form, with a text beside the number."""
-    notes = f"{on_reply(example, prediction)} {on_route(example, prediction)}".strip()
-    return dspy.Prediction(score=score(example, prediction), feedback=notes)
+    """DSPy's form, with a text beside the number: half for the team, half for the signature."""
+    notes = [note for note in (on_route(example, prediction), on_reply(example, prediction)) if note]
+    return dspy.Prediction(score=1 - len(notes) / 2, feedback=" ".join(notes))
 
 
 def about_each_predictor(gold, pred, trace=None, pred_name=None, pred_trace=None):
     """GEPA's form: asked without a name it judges the whole, with a name that predictor."""
+    whole = about_the_whole(gold, pred)
+    if pred_name is None:
+        return whole
     on = {"route": on_route, "reply": on_reply}
-    if pred_name in on:
-        return dspy.Prediction(score=score(gold, pred), feedback=on[pred_name](gold, pred))
-    return about_the_whole(gold, pred)
+    return dspy.Prediction(score=whole.score, feedback=on[pred_name](gold, pred))
 
 
 def main(model=None):

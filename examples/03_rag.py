@@ -21,16 +21,16 @@ NUMBERS = {"kettle": "K7", "toaster": "T4", "blender": "B2"}
 MANUALS = {
     "M1": "The G1 is cleaned with a damp cloth.",
     "M2": "The G1 has a warranty of 12 months.",
-    "M3": "The G1 takes 1600 watts of power.",
-    "M4": "The K7 is cleaned with vinegar.",
+    "M3": "The power of the G1 is 1600 watts.",
+    "M4": "The K7 is cleaned with clear vinegar.",
     "M5": "The K7 has a warranty of 24 months.",
-    "M6": "The K7 takes 2200 watts of power.",
+    "M6": "The power of the K7 is 2200 watts.",
     "M7": "The T4 is cleaned with a dry brush.",
     "M8": "The T4 has a warranty of 12 months.",
-    "M9": "The T4 takes 900 watts of power.",
+    "M9": "The power of the T4 is 900 watts.",
     "M10": "The B2 is cleaned with warm water.",
     "M11": "The B2 has a warranty of 36 months.",
-    "M12": "The B2 takes 600 watts of power.",
+    "M12": "The power of the B2 is 600 watts.",
 }
 QUESTIONS = {
     "cleaned": ["How is the {} cleaned?", "What is the {} cleaned with?", "Can the {} be cleaned?"],
@@ -47,9 +47,7 @@ def search(query, k=2):
     """Return the passages that share the rarest words with the query."""
     seen = Counter(word for passage in MANUALS.values() for word in set(words(passage)))
     weight = {word: log(1 + len(MANUALS) / number) for word, number in seen.items()}
-    found = {
-        key: sum(weight[word] for word in set(words(query)) & set(words(text))) for key, text in MANUALS.items()
-    }
+    found = {key: sum(weight[word] for word in set(words(query)) & set(words(text))) for key, text in MANUALS.items()}
     return [f"{key}: {MANUALS[key]}" for key in sorted(found, key=found.get, reverse=True)[:k]]
 
 
@@ -69,8 +67,10 @@ class Rag(dspy.Module):
 def metric(example, prediction, trace=None):
     """Half for the fact, half for its source."""
     notes = []
-    if MANUALS[example.passage] not in prediction.answer:
-        notes.append(f"The context is not about the {example.device}: Search for the {example.device} as {example.code}.")
+    if example.fact not in prediction.answer:
+        notes.append(
+            f"The context is not about the {example.device}: Search for the {example.device} as {example.code}."
+        )
     if not prediction.answer.endswith(")"):
         notes.append("End with the number of the passage in brackets.")
     return dspy.Prediction(score=1 - len(notes) / 2, feedback=" ".join(notes))
@@ -81,9 +81,10 @@ def load_questions():
     splits = [], [], []
     for device, code in NUMBERS.items():
         for topic, wordings in QUESTIONS.items():
-            passage = next(key for key, text in MANUALS.items() if code in text and topic in text)
+            passage = next(text for text in MANUALS.values() if code in text and topic in text)
+            fact = " ".join(words(passage)[-2:])  # Such as "24 months".
             for split, wording in zip(splits, wordings, strict=True):
-                example = dspy.Example(question=wording.format(device), device=device, code=code, passage=passage)
+                example = dspy.Example(question=wording.format(device), device=device, code=code, fact=fact)
                 split.append(example.with_inputs("question"))
     for split in splits:
         random.Random(0).shuffle(split)
@@ -97,8 +98,8 @@ def main(model=None):
     optimized = optimizer.compile(Rag(), trainset=trainset, valset=valset)
     result = optimized.detailed_results
     for record in result.history:
-        for gradient in record.gradients:
-            print(f"step {record.step + 1}: the critic blames {gradient.predictor} for {gradient.blame:.0%} of the failures")
+        for each in record.gradients:
+            print(f"step {record.step + 1}: the critic blames {each.predictor} for {each.blame:.0%} of the failures")
     for name, predictor in optimized.named_predictors():
         print(f"--- {name} ---\n{predictor.signature.instructions}")
     test = result.evaluate(Rag(), testset, metric=metric)

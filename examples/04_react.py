@@ -7,17 +7,20 @@ that rewrites that text breaks the agent; here it is protected without being ask
     python examples/04_react.py --model openai/gpt-4o-mini
 """
 
+import re
+
 import dspy
 from offline import agent, model_argument, simulated
 
 from dspy_dlpo import DLPOOptimizer
 
-LIST_PRICES = {
-    **{"lamp": 30, "chair": 45, "desk": 120, "shelf": 60, "stool": 25, "bench": 80},
-    **{"mirror": 55, "carpet": 140, "clock": 35, "vase": 18, "sofa": 480, "table": 210},
-}
-OFFERS = {"lamp": 24, "desk": 99, "stool": 19, "carpet": 110, "clock": 28, "sofa": 395}
-QUESTIONS = ["What is the price of the {}?", "Tell me the price of the {}, please.", "I need the price of the {} today."]
+LIST_PRICES = {"lamp": 30, "chair": 45, "desk": 120, "shelf": 60, "clock": 35, "sofa": 480, "vase": 18, "bed": 350}
+OFFERS = {"lamp": 24, "desk": 99, "clock": 28, "sofa": 395}
+QUESTIONS = [
+    "What is the price of the {}?",
+    "Tell me the price of the {}, please.",
+    "I need the price of the {} today.",
+]
 
 
 def list_price(article: str) -> str:
@@ -33,16 +36,15 @@ def offer(article: str) -> str:
 def metric(example, prediction, trace=None):
     """Half for the amount, half for the unit."""
     notes = []
-    digits = prediction.answer.split()[0]
-    if digits not in (str(example.euros), f"{example.euros}00"):
+    if not re.search(rf"\b{example.euros}(00)?\b", prediction.answer):
         notes.append("The trajectory lacks the offer: Ask the tool offer before you finish.")
-    if not prediction.answer.endswith("cents"):
+    if "cents" not in prediction.answer:
         notes.append("Write prices in cents.")
     return dspy.Prediction(score=1 - len(notes) / 2, feedback=" ".join(notes))
 
 
 def load_questions():
-    """Return 12 train, 12 validation and 12 test questions, worded differently."""
+    """Return 8 train, 8 validation and 8 test questions, worded differently."""
     prices = {**LIST_PRICES, **OFFERS}
     return [
         [dspy.Example(question=asked.format(each), euros=prices[each]).with_inputs("question") for each in prices]

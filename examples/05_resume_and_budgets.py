@@ -1,16 +1,17 @@
-"""What a run may cost, and how it goes on after an interruption.
+"""What a run may cost, how you stop it, and how it goes on.
 
-Four things here hold together: an estimate before anything is spent, limits, a folder that keeps every paid result
-(`log_dir`), and the same call that goes on from there. The metric counts its calls, so that you can see that nothing
-in the folder is paid for twice. You can also kill this script at any moment and start it again with the same `log_dir`.
+An estimate comes before anything is spent, limits bound the bill, and `log_dir` keeps every paid result: the same call
+goes on from there, whatever ended it. Here Ctrl-C ends the first call, a file named STOP the second, and the limit the
+third; the fourth has a higher limit. The metric counts its calls, so that you can see that none is paid for twice.
 
     python examples/05_resume_and_budgets.py
     python examples/05_resume_and_budgets.py --model openai/gpt-4o-mini
 """
 
-import contextlib
+import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 import dspy
 from offline import helpdesk, model_argument, simulated
@@ -18,13 +19,16 @@ from tickets import Route, load_tickets, review
 
 from dspy_dlpo import DLPOOptimizer
 
-paid = []  # One entry for each metric call that was really made.
+folder = Path(tempfile.mkdtemp())  # Use one that stays, such as runs/helpdesk.
+paid = []  # One entry for each metric call that is really made.
 
 
 def metric(example, prediction, trace=None):
     paid.append(example)
     if len(paid) == 30:
-        signal.raise_signal(signal.SIGINT)  # As if you pressed Ctrl-C now.
+        signal.raise_signal(signal.SIGINT)  # As if you pressed Ctrl-C now. A second one would interrupt at once.
+    if len(paid) == 50:
+        (folder / "STOP").touch()  # As if you did so in another terminal.
     return review(example, prediction)
 
 
@@ -33,35 +37,23 @@ def main(model=None):
     trainset, valset, testset = load_tickets()
     program = dspy.Predict(Route)
 
-    def optimizer(max_metric_calls):
-        """The same run with another limit. Further ones: max_lm_calls, max_tokens, max_cost, max_seconds, patience."""
-        return DLPOOptimizer(
-            metric=metric, max_metric_calls=max_metric_calls, log_dir=folder, num_threads=4, verbose=False
-        )
+    # Other limits: num_steps, max_lm_calls, max_tokens, max_cost (dollars), max_seconds, patience.
+    settings = {"metric": metric, "log_dir": folder, "num_threads": 4, "verbose": False}
+    optimizer = DLPOOptimizer(max_metric_calls=80, **settings)
+    print(optimizer.estimate(program, trainset=trainset, valset=valset), "\n")
 
-    with tempfile.TemporaryDirectory() as folder:  # Use a folder that stays, such as "runs/helpdesk".
-        print("Expected, before anything is spent:")
-        print(optimizer(80).estimate(program, trainset=trainset, valset=valset))
-
-        with contextlib.suppress(KeyboardInterrupt):
-            optimizer(80).compile(program, trainset=trainset, valset=valset)
-        print(f"\nInterrupted after {len(paid)} metric calls.")
-
+    for limit in (80, 80, 80, 200):
         before = len(paid)
-        result = optimizer(80).compile(program, trainset=trainset, valset=valset).detailed_results
-        print(f"The same call went on: {len(paid) - before} metric calls more. It ended since {result.stopped}.")
-        print(f"Best on the valset: {result.val_aggregate_scores[result.best_idx]:.2f}")
-
-        before = len(paid)
-        optimized = optimizer(200).compile(program, trainset=trainset, valset=valset)
+        optimizer = DLPOOptimizer(max_metric_calls=limit, **settings)
+        optimized = optimizer.compile(program, trainset=trainset, valset=valset)
         result = optimized.detailed_results
-        print(f"With a limit of 200: {len(paid) - before} metric calls more. It ended since {result.stopped}.")
-        print(f"Best on the valset: {result.val_aggregate_scores[result.best_idx]:.2f}")
-        print(f"\nMetric calls of the run: {result.spent.metric_calls}. Really made: {len(paid)}.", end=" ")
-        print("More than that are only those that were in flight when it was interrupted, at most one a thread.")
+        print(f"limit {limit}: {len(paid) - before} metric calls more, then: {result.stopped}")
+        print(f"    best so far on the valset: {result.val_aggregate_scores[result.best_idx]:.2f}")
 
+    print(f"\nMetric calls of the whole run: {result.spent.metric_calls}; really made: {len(paid)}")
     test = result.evaluate(program, testset, metric=review)
     print(f"Test score {test.before:.2f} -> {test.after:.2f}, gain {test.gain}")
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """An eighth strategy: freeze what has stood the test of time, as one freezes the layers of a network.
 
-    python examples/06_your_own_policy.py
-    python examples/06_your_own_policy.py --model openai/gpt-4o-mini
+python examples/06_your_own_policy.py
+python examples/06_your_own_policy.py --model openai/gpt-4o-mini
 """
 
 import dspy

@@ -1,8 +1,8 @@
 """The simulated language models of the examples: they follow a script, so that each runs without an account.
 
-A script sees the prompt and nothing else. The task model keeps a rule only if the instruction says it, in so many words;
-the critic repeats the rules that the complaint names; the proposer adds them. Any other model takes their place with
-`--model`.
+A script sees the prompt and nothing else. The task model keeps a rule only if the instruction says it, in so many
+words; the critic repeats the rules that the complaint names; the proposer adds them. `--model` puts a real model in
+their place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def simulated(program: Script) -> dspy.LM:
 
 
 def critic(system: str, user: str) -> str:
-    """Repeat the rules of the complaint: `RULE.` for this instruction, `The INPUT ...: RULE.` for who made the input."""
+    """Repeat the rules of the complaint: `RULE.` is for this instruction, `The INPUT ...: RULE.` for INPUT's maker."""
     sentences, about_inputs = [], []
     for line in re.findall(r"[^\n.]+\.", field(user, "complaint")):
         blame, _, rule = line.strip().rpartition(": ")
