@@ -13,7 +13,7 @@ import re
 
 import dspy
 
-from dspy_dlpo.benchmarks.simulated import Script, field, fields, play, simulated_lm
+from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, play
 
 
 def model_argument(description: str | None) -> str | None:
@@ -26,7 +26,22 @@ def model_argument(description: str | None) -> str | None:
 def simulated(program: Script) -> dspy.LM:
     """Return a model whose replies as the program's are scripted here, and say so on the terminal."""
     print("Every reply in this run is SIMULATED: no language model is asked. Name one with --model.\n")
-    return simulated_lm(play(program, critic))
+    return dspy.LM("simulated/model", engine=ScriptEngine(program.__name__), cache=False, num_retries=0)
+
+
+class ScriptEngine(SimulatedEngine):
+    """Follows a script of this file, as critic and proposer too. DSPy can save it with a program."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(play(globals()[name], critic))
+        self.name = name
+
+    def dump_state(self) -> dict[str, str]:
+        return {"name": self.name}
+
+    @classmethod
+    def load_state(cls, state: dict[str, str]) -> ScriptEngine:
+        return cls(**state)
 
 
 def critic(system: str, user: str) -> str:

@@ -36,7 +36,7 @@ def output(name: str) -> str:
 
 
 def section(text: str, name: str) -> str:
-    return text.rpartition(f"--- {name} ---\n")[2].partition("\n---")[0]
+    return text.partition(f"--- {name} ---\n")[2].partition("\n---")[0].partition("\nTest score")[0]
 
 
 @pytest.fixture
