@@ -39,7 +39,7 @@ def main(model=None):
 
     # Other limits: num_steps, max_lm_calls, max_tokens, max_cost (dollars), max_seconds, patience.
     prices = {"simulated/model": (0.5, 1.5)}  # Dollars per million tokens in and out, for models that no table knows.
-    settings = {"metric": metric, "log_dir": folder, "prices": prices, "num_threads": 4, "verbose": False}
+    settings = {"metric": metric, "log_dir": folder, "prices": prices, "num_threads": 1, "verbose": False}
     optimizer = DLPOOptimizer(max_metric_calls=80, **settings)
     print(optimizer.estimate(program, trainset=trainset, valset=valset), "\n")
 

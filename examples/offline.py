@@ -15,6 +15,8 @@ import dspy
 
 from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, play
 
+SIMULATED = "Every reply in this run is SIMULATED: no language model is asked. Name one with --model.\n"
+
 
 def model_argument(description: str | None) -> str | None:
     """Return what the command line names with `--model`."""
@@ -25,7 +27,7 @@ def model_argument(description: str | None) -> str | None:
 
 def simulated(program: Script) -> dspy.LM:
     """Return a model whose replies as the program's are scripted here, and say so on the terminal."""
-    print("Every reply in this run is SIMULATED: no language model is asked. Name one with --model.\n")
+    print(SIMULATED)
     return dspy.LM("simulated/model", engine=ScriptEngine(program.__name__), cache=False, num_retries=0)
 
 

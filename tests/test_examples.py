@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -30,6 +31,7 @@ def output(name: str) -> str:
         text=True,
         env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
         timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell's background jobs ignore Ctrl-C.
     )
     assert run.returncode == 0, run.stderr
     return run.stdout
