@@ -1,13 +1,12 @@
 """An eighth strategy: freeze what has stood the test of time, as one freezes the layers of a network.
 
-python examples/02_your_own_policy.py
-python examples/02_your_own_policy.py --model openai/gpt-4o-mini
+python examples/06_your_own_policy.py
+python examples/06_your_own_policy.py --model openai/gpt-4o-mini
 """
 
-import argparse
-import importlib
-
 import dspy
+from offline import helpdesk, model_argument, simulated
+from tickets import Route, load_tickets, review
 
 from dspy_dlpo import DLPOOptimizer, Policy, TextualLearningRate
 
@@ -39,33 +38,26 @@ class TextualFreezing(Policy):
         return {**state, **ages}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="as DSPy names it; default: the one on this machine")
-    arguments = parser.parse_args()
-    quickstart = importlib.import_module("01_quickstart")
-    if arguments.model:
-        lm = dspy.LM(arguments.model)
-    else:
-        from dspy_dlpo.local import local_lm
-
-        lm = local_lm(max_tokens=120, stop=["[[ ## completed"])
-    dspy.configure(lm=lm)
-    trainset, valset, _ = quickstart.load_orders()
+def main(model=None):
+    dspy.configure(lm=dspy.LM(model) if model else simulated(helpdesk))
+    trainset, valset, testset = load_tickets()
+    program = dspy.Predict(Route)
     optimizer = DLPOOptimizer(
-        metric=quickstart.review,
+        metric=review,
         policies=[TextualLearningRate(2), TextualFreezing(age=1)],
-        num_steps=3,
-        batch_size=4,
-        max_trial_examples=8,
-        num_threads=1,
+        num_steps=4,
+        num_threads=4,
+        verbose=False,
     )
-    optimized = optimizer.compile(dspy.Predict(quickstart.OrderLine), trainset=trainset, valset=valset[:8])
-    for record in optimized.detailed_results.history:
+    optimized = optimizer.compile(program, trainset=trainset, valset=valset)
+    result = optimized.detailed_results
+    for record in result.history:
         for request in record.requests:
             print(f"step {record.step + 1}: frozen", [request.sentences[index].strip() for index in request.frozen])
-    print(optimized.signature.instructions)
+    print(f"--- instruction ---\n{optimized.signature.instructions}")
+    test = result.evaluate(program, testset, metric=review)
+    print(f"Test score {test.before:.2f} -> {test.after:.2f}, gain {test.gain}")
 
 
 if __name__ == "__main__":
-    main()
+    main(model_argument(__doc__))
