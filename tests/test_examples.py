@@ -19,7 +19,7 @@ from dspy_dlpo import TextualLearningRate
 from tests.scripted import Oracle, examples
 
 FOLDER = Path(__file__).parents[1] / "examples"
-OFFLINE = [path.stem for path in sorted(FOLDER.glob("0*.py")) if path.stem != "01_quickstart"]
+OFFLINE = [path.stem for path in sorted(FOLDER.glob("0[2-7]*.py"))]
 
 
 @cache
@@ -152,3 +152,13 @@ def test_demos_are_added_to_the_instruction_that_dlpo_wrote() -> None:
     assert scores["dlpo -> demos"] > scores["dlpo"] > scores["nothing"]
     assert "Send messages about the" in section(text, "instruction")
     assert " -> " in section(text, "demos")
+
+
+def test_comparison_gives_each_optimiser_the_same_seeds_and_budget_and_shows_what_it_spent() -> None:
+    text = output("08_comparing_optimisers")
+    rows = {row.split()[0]: [float(cell) for cell in row.split()[1:]] for row in text.splitlines()[3:]}
+    assert "SIMULATED" in text.splitlines()[0]
+    assert list(rows) == ["none", "copro", "gepa", "dlpo"]
+    assert all(len(row) == 1 + 3 + 2 for row in rows.values())
+    assert rows["none"][4] == 0 and 0 < rows["dlpo"][4] <= 200
+    assert rows["dlpo"][0] > rows["none"][0] + 0.2
