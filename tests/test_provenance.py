@@ -185,3 +185,28 @@ def test_candidate_can_be_any_of_the_run() -> None:
 def test_what_the_run_does_not_have_is_refused(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         provenance(walk("One."), *arguments)
+
+
+# What is told of it.
+
+
+def test_explanation_tells_of_each_sentence_what_brought_it() -> None:
+    replaced = [Edit("replace", 1, "Write the size in brackets.", "it was missing")]
+    result = walk("One. Two.", replaced, [Edit("delete", 0)], step_of_trial=1, differences=(-1.0, 0.0))
+    result = replace(result, candidates=(result.candidates[0], result.history[0].candidates[0]))
+    assert str(result.explain()) == (
+        "self:\n"
+        "  One.\n"
+        "    the student's\n"
+        "    without it: -0.500 on 2 examples (step 2)\n"
+        "  Write the size in brackets.\n"
+        "    step 1, replace: it was missing\n"
+        "    in place of: Two.\n"
+        "    answers: It lacks: Write the size in brackets. (train:2, train:3)"
+    )
+
+
+def test_explanation_of_one_predictor_leaves_the_others_out() -> None:
+    assert [*walk("One.").explain("self").origins] == ["self"]
+    with pytest.raises(ValueError, match="`predictor` must be one of"):
+        walk("One.").explain("other")
