@@ -5,11 +5,10 @@ python examples/02_your_own_policy.py --model openai/gpt-4o-mini
 """
 
 import argparse
-import importlib
 
 import dspy
 
-from dspy_dlpo import DLPOOptimizer, Policy, TextualLearningRate
+from dspy_dlpo import DLPOOptimizer, Policy, TextualLearningRate, quickstart
 
 
 class TextualFreezing(Policy):
@@ -43,7 +42,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="as DSPy names it; default: the one on this machine")
     arguments = parser.parse_args()
-    quickstart = importlib.import_module("01_quickstart")
     if arguments.model:
         lm = dspy.LM(arguments.model)
     else:
