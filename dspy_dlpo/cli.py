@@ -204,6 +204,45 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["program"], str(row["steps"]), *scores, dollars(row["cost"]), row["stopped"]]
 
 
+@app.command()
+def bench(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="gsm8k, bbh/SUBTASK, ..., or simulated/easy, /medium, /hard.")
+    ] = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="One of those compared; give it several times. Default: dlpo and none.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where results are kept; what it has is not run again.")] = Path(
+        "runs/bench"
+    ),
+    budget: Annotated[list[int] | None, typer.Option(min=1, help="Metric calls; several are allowed.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    model: Annotated[str | None, typer.Option(help="The programs' model, as DSPy names it.")] = None,
+    prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
+    num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
+    from dspy_dlpo.benchmarks import tables
+    from dspy_dlpo.benchmarks.compare import compare
+    from dspy_dlpo.benchmarks.setups import setup_named
+
+    cells = compare(
+        {name: setup_named(name, model, prompt_model, data_dir) for name in tasks or ["simulated/medium"]},
+        optimizer or ["dlpo", "none"],
+        folder=folder,
+        max_metric_calls=budget or 300,
+        seeds=range(seeds),
+        num_threads=num_threads,
+        num_workers=num_workers,
+    )
+    tables.write(cells, folder)
+    rows = tables.rows(cells)
+    typer.echo((tables.to_json if as_json else tables.to_text)(rows), nl=False)
+
+
 def _row(path: Path) -> dict[str, Any]:
     try:
         return _summary(path, load_result(path))

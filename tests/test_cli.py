@@ -282,3 +282,35 @@ def test_quickstart_without_the_local_extra_says_how_to_install_it(
     told = call("quickstart", "--log-dir", tmp_path)
     assert told.exit_code == 1
     assert "pip install 'dspy-dlpo[local]'" in told.stderr
+
+
+# bench
+
+
+def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path) -> None:
+    arguments = ("bench", "simulated/easy", "--seeds", 1, "--budget", 60, "--folder", tmp_path)
+    told = call(*arguments)
+    assert told.exit_code == 0, told.output
+    assert "dlpo" in told.stdout
+    assert {"cells.jsonl", "table.md", "table.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
+    cells = (tmp_path / "cells.jsonl").read_text()
+    rows = json.loads(call(*arguments, "--json").stdout)
+    assert [(row["optimizer"], row["max_metric_calls"], row["num_seeds"]) for row in rows] == [
+        ("dlpo", 60, 1),
+        ("none", 60, 1),
+    ]
+    assert (tmp_path / "cells.jsonl").read_text() == cells
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gsm8k"], "`model` must be given for gsm8k"),
+        (["simulated/silly"], "A simulated task must be"),
+        (["--optimizer", "luck"], "`optimizers` must be among"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_compare(tmp_path: Path, arguments: list[str], message: str) -> None:
+    told = call("bench", *arguments, "--folder", tmp_path)
+    assert told.exit_code == 1
+    assert message in told.stderr
