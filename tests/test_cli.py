@@ -288,16 +288,17 @@ def test_quickstart_without_the_local_extra_says_how_to_install_it(
 
 
 def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path) -> None:
-    arguments = ("bench", "simulated/easy", "--seeds", 1, "--budget", 60, "--folder", tmp_path)
+    names = ("--optimizer", "none", "--optimizer", "human")
+    arguments = ("bench", "simulated/easy", *names, "--seeds", 1, "--budget", 60, "--folder", tmp_path)
     told = call(*arguments)
     assert told.exit_code == 0, told.output
-    assert "dlpo" in told.stdout
+    assert "simulated/easy  human" in told.stdout
     assert {"cells.jsonl", "table.md", "table.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
     cells = (tmp_path / "cells.jsonl").read_text()
     rows = json.loads(call(*arguments, "--json").stdout)
     assert [(row["optimizer"], row["max_metric_calls"], row["num_seeds"]) for row in rows] == [
-        ("dlpo", 60, 1),
         ("none", 60, 1),
+        ("human", 60, 1),
     ]
     assert (tmp_path / "cells.jsonl").read_text() == cells
 
