@@ -279,6 +279,7 @@ def test_quickstart_without_the_local_extra_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr(local, "_cache_folder", lambda: tmp_path / "cache")
     told = call("quickstart", "--log-dir", tmp_path)
     assert told.exit_code == 1
     assert "pip install 'dspy-dlpo[local]'" in told.stderr
@@ -292,7 +293,10 @@ def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path
     arguments = ("bench", "simulated/easy", *names, "--seeds", 1, "--budget", 60, "--folder", tmp_path)
     told = call(*arguments)
     assert told.exit_code == 0, told.output
-    assert "simulated/easy  human" in told.stdout
+    assert [line.split()[:3] for line in told.stdout.splitlines()[1:]] == [
+        ["simulated/easy", "60", "none"],
+        ["simulated/easy", "60", "human"],
+    ]
     assert {"cells.jsonl", "table.md", "table.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
     cells = (tmp_path / "cells.jsonl").read_text()
     rows = json.loads(call(*arguments, "--json").stdout)
