@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import webbrowser
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import dspy
 import typer
@@ -44,8 +45,17 @@ app = typer.Typer(
     cls=_Commands,
     help="Look at the runs of DLPOOptimizer, take programs out of them, and try it.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Form(StrEnum):
+    """What `export` writes."""
+
+    PROGRAM = "program"
+    TEXT = "text"
+
 
 Run = Annotated[Path, typer.Argument(help="The `log_dir` of a run.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -131,7 +141,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
             str(len(trial.differences)) if trial else "",
             f"{record.best_score:.3f}",
             f"{record.spent.metric_calls}",
-            dollars(record.spent.cost),
+            _cost(record.spent.cost),
         )
     console = _console()
     console.print(f"{_visible(result.run.program_name)} in {_visible(str(run))}: {result.stopped}\n")
@@ -156,15 +166,13 @@ def export(
             min=1, help="Take what this step tried, accepted or not; counted from 1, as `show` does. Default: the best."
         ),
     ] = None,
-    form: Annotated[
-        Literal["program", "text"], typer.Option("--format", help="DSPy's JSON, or the instructions as text.")
-    ] = "program",
+    form: Annotated[Form, typer.Option("--format", help="DSPy's JSON, or the instructions as text.")] = Form.PROGRAM,
     output: Annotated[Path | None, typer.Option(help="The file. Default: standard output.")] = None,
 ) -> None:
     """Take a program out of a run: JSON for `program.load`, or its instructions."""
     result = load_result(run)
     candidate = None if step is None else _tried(result, step)
-    if form == "program":
+    if form is Form.PROGRAM:
         text = to_json(program_state(result, candidate), indent=2).decode()
     else:
         instructions = instructions_of(result, candidate)
@@ -201,7 +209,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [*[""] * 6, row["error"]]
     scores = [_score(row["before"]), _score(row["after"]), f"{row['gain'].mean:+.3f}"]
-    return [row["program"], str(row["steps"]), *scores, dollars(row["cost"]), row["stopped"]]
+    return [row["program"], str(row["steps"]), *scores, _cost(row["cost"]), row["stopped"]]
 
 
 @app.command()
@@ -210,7 +218,10 @@ def bench(
         list[str] | None, typer.Argument(help="gsm8k, bbh/SUBTASK, ..., or simulated/easy, /medium, /hard.")
     ] = None,
     optimizer: Annotated[
-        list[str] | None, typer.Option(help="One of those compared; give it several times. Default: dlpo and none.")
+        list[str] | None,
+        typer.Option(
+            help="dlpo, dlpo:PRESET, copro, mipro, simba, gepa, ...; give it several times. Default: dlpo and none."
+        ),
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where results are kept; what it has is not run again.")] = Path(
         "runs/bench"
@@ -240,7 +251,7 @@ def bench(
     )
     tables.write(cells, folder)
     rows = tables.rows(cells)
-    typer.echo((tables.to_json if as_json else tables.to_text)(rows), nl=False)
+    typer.echo(tables.to_json(rows) if as_json else _visible(tables.to_text(rows)), nl=as_json)
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -290,6 +301,10 @@ def _print_json(value: Any) -> None:
 
 def _score(score: float) -> str:
     return "" if score != score else f"{score:.3f}"  # NaN: never scored.
+
+
+def _cost(amount: float | None) -> str:
+    return dollars(amount).removeprefix("dollars ")  # The column says what it is.
 
 
 def _one_line(error: BaseException) -> str:
