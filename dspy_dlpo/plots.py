@@ -79,7 +79,11 @@ def plot_scores(result: DLPOResult, ax: Axes | None, x: str) -> Axes:
     rows = step_rows(result)
     places = [row["step"] + 1 if x == "step" else row[x] for row in rows]
     ax.plot(places, [row["score"] for row in rows], color="0.6", label="incumbent, on the minibatch")
-    ax.step(places, [row["best_score"] for row in rows], where="post", color="C0", label="best, on the valset")
+    bests = [
+        result.val_aggregate_scores[0],
+        *(row["best_score"] for row in rows),
+    ]  # The student comes before all steps.
+    ax.step([0, *places], bests, where="post", color="C0", label="best, on the valset")
     for accepted, marker, colour in ((True, "^", "C2"), (False, "x", "C3")):
         points = [
             (place, row["score"])

@@ -40,9 +40,9 @@ def test_plot_draws_the_scores_over_steps_or_spending(result: DLPOResult, ax: An
     assert result.plot(ax, x=x) is ax
     incumbent, best = ax.get_lines()
     assert list(incumbent.get_ydata()) == [record.score for record in result.history]
-    assert list(best.get_ydata()) == [record.best_score for record in result.history]
+    assert list(best.get_ydata()) == [0.0, *(record.best_score for record in result.history)]
     spent = [record.step + 1 if x == "step" else getattr(record.spent, x) for record in result.history]
-    assert list(best.get_xdata()) == spent
+    assert list(best.get_xdata()) == [0, *spent]
     marked = sum(len(each.get_offsets()) for each in ax.collections)
     assert marked == sum(record.trial is not None for record in result.history)
 
