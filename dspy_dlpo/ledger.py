@@ -81,7 +81,7 @@ class Ledger:
             ) from error
         except sqlite3.DatabaseError as error:
             self.close()
-            raise _damaged(self._path, error) from error
+            raise damaged(self._path, error) from error
         except ValueError:
             self.close()
             raise
@@ -173,7 +173,7 @@ def refuse_what_is_not_ours(path: Path) -> None:
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorname == "SQLITE_CORRUPT":  # Perhaps only unfinished: opening it tells, and mends.
                 return
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
     if application != _APPLICATION_ID:
         raise ValueError(f"{path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
     if version != _SCHEMA_VERSION:
@@ -185,5 +185,6 @@ def _json(kind: TypeAdapter[Any], value: Any) -> str:
     return kind.dump_json(value).decode()
 
 
-def _damaged(path: Path | None, error: sqlite3.DatabaseError) -> ValueError:
+def damaged(path: Path | None, error: sqlite3.DatabaseError) -> ValueError:
+    """Return the error for a file that SQLite cannot read."""
     return ValueError(f"{path} is damaged or not a ledger ({error}). Use a new `log_dir`.")

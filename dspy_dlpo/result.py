@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import dspy
 
@@ -18,7 +18,13 @@ from dspy_dlpo.forward import Forward, Metric, with_instructions
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Walk
+from dspy_dlpo.plots import plot_scores, steps_table
+from dspy_dlpo.provenance import Explanation, provenance
 from dspy_dlpo.records import Candidate, RunInfo, Spending, StepRecord
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +155,40 @@ class DLPOResult:
         failed = {(run.candidate, run.example) for pair in pairs for run in pair if run.error}
         num_lost = len(testset) - len(pairs)
         return Evaluation(fmean(before), fmean(after), gain, len(failed), num_lost, budget.spent)
+
+    def explain(self, predictor: str | None = None) -> Explanation:
+        """Return, for each sentence of the chosen instructions, what brought it; print it to read it.
+
+        Args:
+            predictor: Path of a predictor. Default: all of them.
+
+        Raises:
+            ValueError: If the run has no such predictor.
+        """
+        names = [*self.best_candidate] if predictor is None else [predictor]
+        return Explanation({name: provenance(self, name) for name in names})
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a table of one row a step: numbers and decisions.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return steps_table(self)
+
+    def plot(self, ax: Axes | None = None, *, x: str = "step") -> Axes:
+        """Draw the scores of incumbent and best, and which candidates were accepted.
+
+        Args:
+            ax: Where to draw. Default: a new figure.
+            x: What the x-axis counts: `"step"`, from 1, or what was spent by the end of the step: `"metric_calls"`,
+                `"lm_calls"`, `"tokens"`, `"seconds"` or `"cost"`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If `x` is none of these, or a cost is not known.
+        """
+        return plot_scores(self, ax, x)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""

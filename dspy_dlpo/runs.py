@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from dspy_dlpo.intervals import Gain
-from dspy_dlpo.ledger import LEDGER, Ledger, refuse_what_is_not_ours
+from dspy_dlpo.ledger import LEDGER, Ledger, damaged, refuse_what_is_not_ours
 from dspy_dlpo.records import RunInfo, Spending, StepRecord
 from dspy_dlpo.result import DLPOResult
 
@@ -62,11 +65,47 @@ def load_result(log_dir: str | Path) -> DLPOResult:
             ]
     except sqlite3.OperationalError as error:
         raise RuntimeError(f"Another process has {path} open: the run is going on ({error}).") from error
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, error) from error
     if "run" not in notes:
         raise ValueError(f"The run in {log_dir} ended before it began. Make it again.")
     if notes["result"]:
         return replace(_RESULT.validate_json(notes["result"]), history=tuple(steps))
     return _so_far(_RUN.validate_json(notes["run"]), steps, str(log_dir))
+
+
+def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str, Any]:
+    """Return a candidate's program as `dspy.Module.save` writes it to JSON, for `load` of a program of the same form.
+
+    It has the student's demos and no language models.
+
+    Args:
+        result: The run.
+        candidate: Id of a candidate. Default: the one that was chosen.
+
+    Raises:
+        ValueError: If the run has no such candidate.
+    """
+    state = copy.deepcopy(dict(result.run.program))
+    for name, text in instructions_of(result, candidate).items():
+        state.get(name, state)["signature"]["instructions"] = text  # A program that is one `Predict` is its own state.
+    python = ".".join(result.run.versions["python"].split(".")[:2])
+    return state | {"metadata": {"dependency_versions": {"python": python, "dspy": result.run.versions["dspy"]}}}
+
+
+def instructions_of(result: DLPOResult, candidate: str | None = None) -> Mapping[str, str]:
+    """Return the instructions of any candidate of a run, by default of the one that was chosen.
+
+    Raises:
+        ValueError: If the run has no such candidate.
+    """
+    if candidate is None:
+        return result.best_candidate
+    made = (*result.candidates, *(each for record in result.history for each in record.candidates))
+    for each in made:
+        if each.id == candidate:
+            return each.instructions
+    raise ValueError(f"`candidate` must be the id of a candidate of the run, but got {candidate!r}.")
 
 
 def _so_far(run: RunInfo, steps: list[StepRecord], log_dir: str) -> DLPOResult:

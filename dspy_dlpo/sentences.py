@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -174,23 +174,36 @@ def apply(units: Sequence[str], edits: Sequence[Edit]) -> str:
     A new sentence follows the look of its neighbours: it is a list item among list items, and stands on a line of
     its own unless it is put inside a paragraph.
     """
+    text = ""
+    for text, _ in growth(units, edits):  # noqa: B007 - The last one is the whole.
+        pass
+    return text.rstrip()
+
+
+def growth(units: Sequence[str], edits: Sequence[Edit]) -> Iterator[tuple[str, int | Edit]]:
+    """Yield the text after the edits as it grows, each time with what was put at its end.
+
+    That is the index of an old unit, kept or moved, or the edit that wrote the sentence. What stands before it changes
+    in white space alone.
+    """
     gone = {edit.at for edit in edits if edit.op in ("delete", "move")}
-    replaced = {edit.at: edit.text for edit in edits if edit.op == "replace"}
-    behind: dict[int, list[str]] = {}
+    replaced = {edit.at: edit for edit in edits if edit.op == "replace"}
+    behind: dict[int, list[tuple[str, int | Edit]]] = {}
     for edit in edits:
         if edit.op == "add":
-            behind.setdefault(edit.at, []).append(edit.text)
+            behind.setdefault(edit.at, []).append((edit.text, edit))
         elif edit.op == "move":
-            behind.setdefault(edit.to, []).append(units[edit.at].strip())
+            behind.setdefault(edit.to, []).append((units[edit.at], edit.at))
     text = ""
     for index in range(-1, len(units)):
         if index >= 0 and index not in gone:
             unit = units[index]
             body = unit.rstrip()
-            text += _finished(replaced[index].strip()) + unit[len(body) :] if index in replaced else unit
-        for new in behind.get(index, []):
+            text += _finished(replaced[index].text.strip()) + unit[len(body) :] if index in replaced else unit
+            yield text, replaced.get(index, index)
+        for new, source in behind.get(index, []):
             text = _put_behind(text, new.strip(), units, index)
-    return text.rstrip()
+            yield text, source
 
 
 def _put_behind(text: str, new: str, units: Sequence[str], index: int) -> str:

@@ -1,0 +1,316 @@
+"""The command `dspy-dlpo`: look at runs, take programs out of them, try the optimiser."""
+
+from __future__ import annotations
+
+import re
+import sys
+import webbrowser
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import dspy
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from dspy_dlpo import quickstart as orders
+from dspy_dlpo.prices import dollars
+from dspy_dlpo.records import StepRecord
+from dspy_dlpo.result import DLPOResult
+from dspy_dlpo.runs import find_runs, instructions_of, load_result, program_state
+
+# Control characters steer a terminal, and those of the bidirectional algorithm turn what stands around them. Lone
+# surrogates cannot be written.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _Commands(TyperGroup):
+    """Tells errors that users can mend in one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # Not errors, but also of the kinds below.
+            raise
+        except (OSError, ValueError, RuntimeError, ImportError, dspy.LMError) as error:
+            typer.echo(f"dspy-dlpo: {_one_line(error)}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Look at the runs of DLPOOptimizer, take programs out of them, and try it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Form(StrEnum):
+    """What `export` writes."""
+
+    PROGRAM = "program"
+    TEXT = "text"
+
+
+Run = Annotated[Path, typer.Argument(help="The `log_dir` of a run.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dspy-dlpo {version('dspy-dlpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def quickstart(
+    log_dir: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    model: Annotated[
+        str | None, typer.Option(help="The program's model, as DSPy names it. Default: one on this machine.")
+    ] = None,
+    prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
+    max_metric_calls: Annotated[int, typer.Option(min=1, help="Most runs of the program while optimising.")] = 100,
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="Runs in flight at once. Default: 1 on this machine, else 8.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
+) -> None:
+    """Tune a small program, by default on a language model on this machine: no account, no server."""
+    if model:
+        lm = prompt_lm = dspy.LM(model)
+    else:
+        from dspy_dlpo.local import local_lm
+
+        lm = local_lm(max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
+        prompt_lm = lm.copy(max_tokens=120)
+    orders.run(
+        lm,
+        dspy.LM(prompt_model) if prompt_model else prompt_lm,
+        max_metric_calls=max_metric_calls,
+        num_threads=num_threads or (8 if model else 1),
+        seed=seed,
+        log_dir=log_dir,
+        say=lambda text: typer.echo(_visible(text)),
+    )
+    typer.echo(f"\nRead the run with: dspy-dlpo report {log_dir}")
+
+
+@app.command()
+def report(
+    run: Run,
+    output: Annotated[Path | None, typer.Option(help="The file. Default: report.html in the run's folder.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a run as one HTML page, which needs no network."""
+    from dspy_dlpo.report import save_report
+
+    path = save_report(load_result(run), output or run / "report.html")
+    typer.echo(path)
+    if show:
+        webbrowser.open(path.absolute().as_uri())
+
+
+@app.command()
+def show(run: Run, as_json: AsJson = False) -> None:
+    """Show a run: its steps, the instructions it chose, the gain and the cost. JSON has everything."""
+    result = load_result(run)
+    if as_json:
+        _print_json(result)
+        return
+    table = Table("step", "score", "outcome", "gain", "examples", "best", "metric calls", "cost", box=None)
+    for record in result.history:
+        trial = record.trial
+        table.add_row(
+            str(record.step + 1),
+            f"{record.score:.3f}",
+            _outcome(record),
+            f"{trial.gain:+.3f}" if trial else "",
+            str(len(trial.differences)) if trial else "",
+            f"{record.best_score:.3f}",
+            f"{record.spent.metric_calls}",
+            _cost(record.spent.cost),
+        )
+    console = _console()
+    console.print(f"{_visible(result.run.program_name)} in {_visible(str(run))}: {result.stopped}\n")
+    console.print(table)
+    for name, text in result.best_candidate.items():
+        console.print(f"\n{_visible(name)}:\n{_visible(text)}", soft_wrap=True)
+    summary = _summary(run, result)
+    console.print(f"\nValset: {_score(summary['before'])} before, {_score(summary['after'])} after, gain {result.gain}")
+    spent = result.spent
+    console.print(
+        f"Spent: {spent.metric_calls} metric calls, {spent.lm_calls} LM calls, {spent.tokens} tokens, "
+        f"{dollars(spent.cost)}"
+    )
+
+
+@app.command()
+def export(
+    run: Run,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Take what this step tried, accepted or not; counted from 1, as `show` does. Default: the best."
+        ),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="DSPy's JSON, or the instructions as text.")] = Form.PROGRAM,
+    output: Annotated[Path | None, typer.Option(help="The file. Default: standard output.")] = None,
+) -> None:
+    """Take a program out of a run: JSON for `program.load`, or its instructions."""
+    result = load_result(run)
+    candidate = None if step is None else _tried(result, step)
+    if form is Form.PROGRAM:
+        text = to_json(program_state(result, candidate), indent=2).decode()
+    else:
+        instructions = instructions_of(result, candidate)
+        parts = (f"[{name}]\n{text}" if len(instructions) > 1 else text for name, text in instructions.items())
+        text = "\n\n".join(parts)
+    if output:
+        output.write_text(text + "\n", encoding="utf-8")
+    else:
+        typer.echo(_visible(text) if sys.stdout.isatty() else text)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Runs in it, at any depth, are listed.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs under a folder. Those that cannot be read are listed with the reason."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {folder}. Give the folder that your runs are in.")
+    rows = [_row(path) for path in find_runs(folder)]
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        raise FileNotFoundError(f"No runs in {folder}. Give the folder that your runs are in.")
+    table = Table("run", "program", "steps", "before", "after", "gain", "cost", "ended", box=None)
+    for row in rows:
+        name = str(Path(row["run"]).relative_to(folder))
+        table.add_row(*map(_visible, [name, *_cells(row)]))
+    _console().print(table)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [*[""] * 6, row["error"]]
+    scores = [_score(row["before"]), _score(row["after"]), f"{row['gain'].mean:+.3f}"]
+    return [row["program"], str(row["steps"]), *scores, _cost(row["cost"]), row["stopped"]]
+
+
+@app.command()
+def bench(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="gsm8k, bbh/SUBTASK, ..., or simulated/easy, /medium, /hard.")
+    ] = None,
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="dlpo, dlpo:PRESET, copro, mipro, simba, gepa, ...; give it several times. Default: dlpo and none."
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where results are kept; what it has is not run again.")] = Path(
+        "runs/bench"
+    ),
+    budget: Annotated[list[int] | None, typer.Option(min=1, help="Metric calls; several are allowed.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    model: Annotated[str | None, typer.Option(help="The programs' model, as DSPy names it.")] = None,
+    prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
+    num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
+    from dspy_dlpo.benchmarks import tables
+    from dspy_dlpo.benchmarks.compare import compare
+    from dspy_dlpo.benchmarks.setups import setup_named
+
+    cells = compare(
+        {name: setup_named(name, model, prompt_model, data_dir) for name in tasks or ["simulated/medium"]},
+        optimizer or ["dlpo", "none"],
+        folder=folder,
+        max_metric_calls=budget or 300,
+        seeds=range(seeds),
+        num_threads=num_threads,
+        num_workers=num_workers,
+    )
+    tables.write(cells, folder)
+    rows = tables.rows(cells)
+    typer.echo(tables.to_json(rows) if as_json else _visible(tables.to_text(rows)), nl=as_json)
+
+
+def _row(path: Path) -> dict[str, Any]:
+    try:
+        return _summary(path, load_result(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        return {"run": str(path), "error": _one_line(error)}
+
+
+def _summary(path: Path, result: DLPOResult) -> dict[str, Any]:
+    return {
+        "run": str(path),
+        "program": result.run.program_name,
+        "steps": len(result.history),
+        "before": result.val_aggregate_scores[0],
+        "after": result.val_aggregate_scores[result.best_idx],
+        "gain": result.gain,
+        "cost": result.spent.cost,
+        "stopped": result.stopped,
+    }
+
+
+def _outcome(record: StepRecord) -> str:
+    if record.trial is None:
+        return record.skipped
+    return "accepted" if record.accepted else "refused"
+
+
+def _tried(result: DLPOResult, step: int) -> str:
+    """Return the id of the candidate that a step, counted from 1, compared with the incumbent."""
+    if step > len(result.history):
+        raise ValueError(f"`--step` must be at most {len(result.history)}, the steps of the run, but got {step}.")
+    trial = result.history[step - 1].trial
+    if trial is None:
+        raise ValueError(f"Step {step} tried nothing ({result.history[step - 1].skipped}). Give another step.")
+    return trial.candidate
+
+
+def _console() -> Console:
+    """Return a console that takes no text for a command of rich's."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(to_json(value, indent=2, inf_nan_mode="null").decode())
+
+
+def _score(score: float) -> str:
+    return "" if score != score else f"{score:.3f}"  # NaN: never scored.
+
+
+def _cost(amount: float | None) -> str:
+    return dollars(amount).removeprefix("dollars ")  # The column says what it is.
+
+
+def _one_line(error: BaseException) -> str:
+    return _visible(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _visible(text: str) -> str:
+    """Return a text with its control characters written out, as in Python's literals."""
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

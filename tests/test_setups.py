@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+from dspy_dlpo.benchmarks.setups import setup_named
+
+
+def test_public_task_has_the_models_and_the_rows_it_was_given_and_survives_pickling(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    for part in ("train", "test"):
+        rows = [
+            {"id": f"{part}{each}", "question": f"{part}: {each} + 1?", "answer": str(each + 1)} for each in range(30)
+        ]
+        (tmp_path / "gsm8k" / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    setup = pickle.loads(pickle.dumps(setup_named("gsm8k", "openai/small", "openai/large", tmp_path)))
+    setting = setup(0)
+    assert setting.prompt_lm is not None
+    assert (setting.lm.model, setting.prompt_lm.model, setting.score) == ("openai/small", "openai/large", None)
+    assert all(each.question.startswith("train") for each in setting.task.trainset)
+    assert [each.question for each in setup(1).task.trainset] != [each.question for each in setting.task.trainset]
+
+
+def test_simulated_task_knows_its_score_without_running() -> None:
+    setting = setup_named("simulated/easy", None, None, None)(0)
+    assert setting.score is not None
+    assert 0 < setting.score(setting.task.program) < 1
