@@ -12,6 +12,7 @@ import pytest
 
 from dspy_dlpo.benchmarks.loaders import SOURCES, load_rows
 from dspy_dlpo.benchmarks.prompts import BBH
+from dspy_dlpo.benchmarks.scorers import WORLD_NUMBER
 from dspy_dlpo.benchmarks.task import Task
 from dspy_dlpo.benchmarks.tasks import MGSM_LANGUAGES, load_task
 
@@ -336,6 +337,13 @@ def test_every_row_of_the_folder_loads_and_its_answer_alone_is_right(name: str) 
         ]
     assert refused == []
     assert accepted == []
+
+
+@needs_data
+def test_answer_of_every_exemplar_of_mgsm_is_right_too() -> None:
+    for line in map(json.loads, lines_of(DATA / "mgsm" / "train.jsonl")):
+        example = dspy.Example(question=line["question"], answer=line["answer"])
+        assert all(WORLD_NUMBER(example, dspy.Prediction(answer=each.format(line["answer"]))).score for each in NUMBERS)
 
 
 def lines_of(path: Path) -> list[str]:
