@@ -66,7 +66,7 @@ def describe(student: dspy.Module, start: Candidate, arguments: Mapping[str, Any
             "dspy": dspy.__version__,
             "python": platform.python_version(),
         },
-        program=_without_lms(student.dump_state()),
+        program=_state(student),
         program_name=type(student).__name__,
         num_train=len(data.trainset),
         num_val=len(data.valset),
@@ -97,7 +97,7 @@ def _code(thing: Any) -> str:
     """What a program, a function or another callable does, as far as its source and its settings tell."""
     if isinstance(thing, dspy.Module):
         kinds = sorted({_source(type(module)) for _, module in thing.named_sub_modules()})
-        return "".join(kinds) + json.dumps(_without_lms(thing.dump_state()), default=repr)
+        return "".join(kinds) + json.dumps(_state(thing), default=repr)
     if isinstance(thing, functools.partial):
         return _code(thing.func) + _text(thing.args) + _text(thing.keywords)
     if inspect.ismethod(thing):
@@ -133,10 +133,12 @@ def _text(value: Any) -> str:
     return type(value).__qualname__
 
 
-def _without_lms(state: Any) -> Any:
-    if isinstance(state, Mapping):
-        return {key: _without_lms(value) if key != "lm" else None for key, value in state.items()}
-    return state
+def _state(program: dspy.Module) -> dict[str, Any]:
+    """Return the state of a program without its language models: they may have keys, or no state to be saved."""
+    program = program.deepcopy()
+    for _, predictor in program.named_sub_modules(dspy.Predict):
+        predictor.lm = None
+    return program.dump_state()  # type: ignore[no-any-return]  # DSPy is untyped.
 
 
 def _harmless(kwargs: Mapping[str, Any]) -> list[tuple[str, str]]:

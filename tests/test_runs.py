@@ -39,6 +39,18 @@ def test_run_that_did_not_end_is_loaded_as_far_as_it_came(make: Any, tmp_path: P
     assert broken.candidates[broken.best_idx].id == whole.history[len(broken.history) - 1].best
 
 
+def test_program_with_a_model_that_cannot_be_saved_is_kept_without_it(
+    lm: dspy.LM, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(lm.engine), "dump_state", raising=False)
+    program = dspy.Predict(Oracle)
+    program.set_lm(lm)
+    with pytest.raises(TypeError, match="dump_state"):
+        program.dump_state()
+    make(log_dir=tmp_path).compile(program, trainset=examples(40))
+    assert load_result(tmp_path).run.program["lm"] is None
+
+
 def test_folder_without_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No run in"):
         load_result(tmp_path)
