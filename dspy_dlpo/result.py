@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, overload
 
@@ -19,6 +20,7 @@ from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.loop import Walk
 from dspy_dlpo.records import Candidate, RunInfo, Spending, StepRecord
+from dspy_dlpo.report import save_report
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,20 @@ class DLPOResult:
         failed = {(run.candidate, run.example) for pair in pairs for run in pair if run.error}
         num_lost = len(testset) - len(pairs)
         return Evaluation(fmean(before), fmean(after), gain, len(failed), num_lost, budget.spent)
+
+    def save_report(self, path: str | Path) -> Path:
+        """Write the run as one HTML page that needs no network.
+
+        It holds instructions, inputs and outputs of failing examples, the metric's feedback and the settings: mind that
+        before you share it.
+
+        Args:
+            path: The file; what is there is overwritten, folders are made.
+
+        Returns:
+            The file.
+        """
+        return save_report(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""
