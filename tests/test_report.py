@@ -327,3 +327,31 @@ def test_score_chart_has_a_mark_for_each_step_at_its_score() -> None:
     assert [mark for *_, mark in marks] == ["refused", "accepted", "refused", "refused", "skipped"]
     assert [x for x, *_ in marks] == [0, 25, 50, 75, 100]
     assert [y for _, y, _ in marks] == [round(100 * record.loss, 2) for record in result.history]
+
+
+def luminance(color: str) -> float:
+    """Relative luminance, as the Web Content Accessibility Guidelines define it."""
+    digits = color.strip("#") if len(color) == 7 else "".join(2 * digit for digit in color.strip("#"))
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *((text, ground) for text in ("text", "soft", "link") for ground in ("page", "card", "wash")),
+        *((text, ground) for text in ("text", "soft") for ground in ("good-wash", "bad-wash")),
+        ("good", "good-wash"),
+        ("bad", "bad-wash"),
+        ("warn", "warn-wash"),
+        ("page", "text"),
+    ],
+    ids=" on ".join,
+)
+def test_text_has_the_contrast_that_guidelines_ask_for(scheme: int, pair: tuple[str, str]) -> None:
+    schemes = re.findall(r":root \{\s(.*?)\}", render(made_up(0)), re.DOTALL)
+    colors = dict(re.findall(r"--([\w-]+): (#\w+);", schemes[scheme]))
+    dark, light = sorted(luminance(colors[name]) for name in pair)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5

@@ -105,14 +105,14 @@ def plural(number: int, thing: str) -> str:
 def duration(seconds: float) -> str:
     """Return a time in words.
 
-    >>> duration(0.084), duration(75), duration(7260)
-    ('0.084 s', '1 min 15 s', '2 h 1 min')
+    >>> duration(0.084), duration(75), duration(600), duration(7260)
+    ('0.084 s', '1 min 15 s', '10 min', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts[: 2 if minutes >= 60 else 3] if number)
 
 
 def shorten(text: str, limit: int = 600) -> str:
