@@ -36,7 +36,7 @@ from dspy_dlpo.report.words import headline
 from dspy_dlpo.result import DLPOResult
 from dspy_dlpo.runs import load_result
 from dspy_dlpo.sentences import Edit, apply, split
-from tests.scripted import Oracle, examples, scripted_lm
+from tests.scripted import Oracle, examples, scripted_lm, world
 from tests.test_programs import blaming, two_steps, wrong
 
 HOSTILE = (
@@ -195,14 +195,14 @@ def test_report_of_a_run_that_was_killed_is_as_long_as_the_run(make: Any, tmp_pa
         asked.append(user)
         if len(asked) == 80:
             raise KeyboardInterrupt
-        return str(scripted_lm().engine.script(system, user))
+        return world()(system, user)
 
     with dspy.context(lm=scripted_lm(killing)), pytest.raises(KeyboardInterrupt):
         make(log_dir=tmp_path, num_threads=1).compile(dspy.Predict(Oracle), trainset=examples(40))
     result = load_result(tmp_path)
     page = render(result)
     assert page.count('class="step"') == len(result.history) > 0
-    assert "The run has not ended" in page
+    assert "the run did not come to its end" in page
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
@@ -269,7 +269,7 @@ def test_every_link_has_its_target() -> None:
             r"Not sure: the gain may be chance.* between −0\.200 and \+0\.400",
         ),
         ({"best_idx": 0, "gain": Gain(num_examples=20)}, "nothing", "left as it was"),
-        ({"gain": Gain()}, "nothing", "has not ended"),
+        ({"gain": Gain()}, "nothing", "was not measured"),
     ],
     ids=["sure", "not sure", "student", "not ended"],
 )
@@ -319,6 +319,15 @@ def test_spending_of_the_steps_adds_up_to_that_of_the_run() -> None:
     total = sum((step.spent for step in step_views(result)), Spending())
     assert total.tokens == result.spent.tokens
     assert total.cost == pytest.approx(result.spent.cost)
+
+
+def test_minibatch_that_was_lost_has_no_score() -> None:
+    result = made_up(3)
+    lost = replace(result.history[1], minibatch=(), loss=0.0, trial=None, skipped="minibatch lost")
+    result = replace(result, history=(result.history[0], lost, result.history[2]))
+    marks = score_chart(result, step_views(result)).marks
+    assert [x for x, *_ in marks] == [0, 100]
+    assert "score –" in render(result)
 
 
 def test_score_chart_has_a_mark_for_each_step_at_its_score() -> None:

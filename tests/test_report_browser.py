@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
 OPEN_EVERYTHING = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def start(profile: Path) -> Any:
+    """Start the browser, with a new folder for its profile."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for name in (
@@ -36,11 +36,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "disable-background-networking",
         "disable-component-update",
         "disable-sync",
-        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        f"user-data-dir={profile}",
     ):
         options.add_argument(f"--{name}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    return webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    driver = start(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
 

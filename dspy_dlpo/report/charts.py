@@ -55,8 +55,8 @@ def score_chart(result: DLPOResult, steps: Sequence[StepView]) -> Chart:
     """Show the incumbent's score on its minibatch, the best on the valset, and what came of each step."""
     low, high = result.score_range
     ticks = [high - (high - low) * quarter / 4 for quarter in range(5)]
-    minibatch = [step.record.score for step in steps]
-    places = _places(minibatch, low, high)
+    places = _places([step.score for step in steps], low, high)
+    known = (step for step in steps if step.score is not None)
     return Chart(
         "Score and loss",
         (
@@ -66,7 +66,7 @@ def score_chart(result: DLPOResult, steps: Sequence[StepView]) -> Chart:
         tuple(f"{tick:.3g}" for tick in ticks),
         ("outcome", "score", "loss", "gain", "best"),
         right=tuple(f"{high - tick:.3g}" for tick in ticks),
-        marks=tuple((x, y, step.outcome) for (x, y), step in zip(places, steps, strict=True)),
+        marks=tuple((x, y, step.outcome) for (x, y), step in zip(places, known, strict=True)),
     )
 
 

@@ -74,6 +74,16 @@ class StepView:
         return self.record.step + 1
 
     @property
+    def score(self) -> float | None:
+        """Mean score of the incumbent on the minibatch; None if all of it was lost."""
+        return self.record.score if self.record.minibatch else None
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss there; None if all of it was lost."""
+        return self.record.loss if self.record.minibatch else None
+
+    @property
     def temperature(self) -> float | None:
         """The temperature of its decision; None if it came to none, or without annealing."""
         return self.record.trial.threshold.because.get("temperature") if self.record.trial else None

@@ -35,10 +35,10 @@ def headline(result: DLPOResult) -> Headline:
     """Say what came of a run, and how far to believe it."""
     gain = result.gain
     tone, cautions = "nothing", []
-    if not result.best_idx:
+    if not gain.num_examples:
+        verdict = "The gain was not measured, since the run did not come to its end. This is how far it came."
+    elif not result.best_idx:
         verdict = "No candidate was better on the validation examples, so the program was left as it was."
-    elif not gain.num_examples:
-        verdict = "The run has not ended, and its gain was not measured. This is how far it came."
     elif gain.is_sure:
         tone = "sure"
         verdict = f"A real gain: on examples of this kind it is {_between(gain)}, with {_percent(gain)} confidence."
