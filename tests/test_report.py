@@ -30,7 +30,7 @@ from dspy_dlpo.records import (
     UpdateRequest,
 )
 from dspy_dlpo.report import render
-from dspy_dlpo.report.charts import score_chart
+from dspy_dlpo.report.charts import score_chart, spending_charts
 from dspy_dlpo.report.view import diff, step_views, visits
 from dspy_dlpo.report.words import headline
 from dspy_dlpo.result import DLPOResult
@@ -328,6 +328,14 @@ def test_minibatch_that_was_lost_has_no_score() -> None:
     marks = score_chart(result, step_views(result)).marks
     assert [x for x, *_ in marks] == [0, 100]
     assert "score –" in render(result)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "labels"), [(4, ("1 min", "30 s")), (12, ("4 min", "2 min")), (300, ("2 h", "1 h"))]
+)
+def test_time_is_marked_in_round_units(num_steps: int, labels: tuple[str, str]) -> None:
+    *_, chart = spending_charts(step_views(made_up(num_steps)))
+    assert chart.left == (*labels, "0")
 
 
 def test_score_chart_has_a_mark_for_each_step_at_its_score() -> None:

@@ -82,20 +82,24 @@ def schedules(steps: Sequence[StepView]) -> list[Chart]:
 def spending_charts(steps: Sequence[StepView]) -> list[Chart]:
     """Show what was spent by the end of each step, dollars if they are known."""
     spent = [step.record.spent for step in steps]
+    seconds = [each.seconds for each in spent]
+    unit = next((unit for unit in (3600, 60) if seconds and seconds[-1] >= unit), 1)
     charts = [
         _rising("Metric calls", "metric_calls", [each.metric_calls for each in spent], _compact),
         _rising("LM calls", "lm_calls", [each.lm_calls for each in spent], _compact),
         _rising("Tokens", "tokens", [each.tokens for each in spent], _compact),
         _rising("Dollars", "cost", [each.cost for each in spent], dollars),
-        _rising("Time", "seconds", [each.seconds for each in spent], duration),
+        _rising("Time", "seconds", seconds, duration, unit),
     ]
     return [chart for chart in charts if chart.lines[0].path]
 
 
-def _rising(title: str, column: str, values: Sequence[float | None], label: Callable[[float], str]) -> Chart:
-    """Return a chart from 0 to a round number above the highest value."""
+def _rising(
+    title: str, column: str, values: Sequence[float | None], label: Callable[[float], str], unit: float = 1
+) -> Chart:
+    """Return a chart from 0 to a round number of units above the highest value."""
     known = [value for value in values if value is not None]
-    top = _round_up(max(known, default=0))
+    top = unit * _round_up(max(known, default=0) / unit)
     path = _path(_places(values, 0, top))
     total = label(known[-1]) if known else ""
     return Chart(title, (Line(column, path),), (label(top), label(top / 2), "0"), (column,), total=total)

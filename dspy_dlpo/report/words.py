@@ -45,7 +45,7 @@ def headline(result: DLPOResult) -> Headline:
     else:
         tone = "unsure"
         verdict = f"Not sure: the gain may be chance. With {_percent(gain)} confidence it is {_between(gain)}."
-        cautions.append("More examples would tell: a larger valset, or a testset for `result.evaluate`.")
+        cautions.append("More examples would tell: a larger valset, or a testset for result.evaluate.")
     if result.run.held_out == "the trainset itself":
         cautions.append(
             "No valset could be held out. The choice was made on examples that the instructions were made from, so the "
