@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,6 +22,7 @@ from dspy_dlpo.loop import Walk
 from dspy_dlpo.plots import plot_scores, steps_table
 from dspy_dlpo.provenance import Explanation, provenance
 from dspy_dlpo.records import Candidate, RunInfo, Spending, StepRecord
+from dspy_dlpo.report import save_report
 
 if TYPE_CHECKING:
     import pandas
@@ -189,6 +191,20 @@ class DLPOResult:
             ValueError: If `x` is none of these, or a cost is not known.
         """
         return plot_scores(self, ax, x)
+
+    def save_report(self, path: str | Path) -> Path:
+        """Write the run as one HTML page that needs no network.
+
+        It holds instructions, inputs and outputs of failing examples, the metric's feedback and the settings: mind that
+        before you share it.
+
+        Args:
+            path: The file; what is there is overwritten, folders are made.
+
+        Returns:
+            The file.
+        """
+        return save_report(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-serializable dicts and lists."""

@@ -1,0 +1,90 @@
+"""A run as one HTML page, for colleagues: it needs no network, no server and no account.
+
+What came from a model or from data is text and stays text: Jinja2 escapes it, control characters are shown by their
+numbers, and the page's own policy lets nothing run or load but the style and the script it was written with.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dspy_dlpo.prices import dollars
+from dspy_dlpo.report import words
+from dspy_dlpo.report.charts import schedules, score_chart, spending_charts
+from dspy_dlpo.report.view import prompts, step_views, visits
+
+if TYPE_CHECKING:
+    from dspy_dlpo.result import DLPOResult
+
+# Control characters do nothing but harm, and those of the bidirectional algorithm turn what stands around them. Lone
+# surrogates cannot be written at all.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def save_report(result: DLPOResult, path: str | Path) -> Path:
+    """Write a run as one HTML page.
+
+    Args:
+        result: The run.
+        path: The file; what is there is overwritten, folders are made.
+
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(result), encoding="utf-8")
+    return path
+
+
+def render(result: DLPOResult) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("dspy_dlpo", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_seen,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= words.FILTERS | {"dollars": dollars}
+    style, script = _asset("report.css"), _asset("report.js")
+    steps = step_views(result)
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        run=result.run,
+        headline=words.headline(result),
+        steps=steps,
+        prompts=prompts(result),
+        visits=visits(result, steps),
+        score_chart=score_chart(result, steps),
+        schedules=schedules(steps),
+        spending=spending_charts(steps),
+        style=style,
+        script=script,
+        hashes={"style": _hash(style), "script": _hash(script)},
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup(files(__name__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    """Return what a content security policy knows an inline style or script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _seen(value: Any) -> Any:
+    """Show characters that would not be seen by their numbers."""
+    if not isinstance(value, str):
+        return value
+    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", value) if _UNSEEN.search(value) else value
