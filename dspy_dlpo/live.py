@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from datetime import timedelta
@@ -26,7 +27,8 @@ from dspy_dlpo.result import DLPOResult
 from dspy_dlpo.trace import shorten
 from dspy_dlpo.tracking import Progress
 
-_REFRESH_PER_SECOND = 2  # Four times a second took more than 1 % of a run without latency.
+_PAUSE = 0.25
+_MAX_SHARE = 0.002
 _INDENT = 14
 _BAR = 20
 _MAX_MARKS = 24
@@ -46,7 +48,8 @@ _KINDS = {"+": ("green", "accepted"), "-": ("red", "refused"), ".": ("dim", "ski
 class LiveView(Progress):
     """A panel on the terminal: scores, what is spent and left of each limit, the schedules, the last change.
 
-    A thread of rich's draws it. What others print or log meanwhile goes above it.
+    A thread draws it four times a second, less often while the run computes rather than waits for models. What others
+    print or log meanwhile goes above it.
 
     Args:
         console: Where to draw. Default: standard error.
@@ -58,7 +61,7 @@ class LiveView(Progress):
         self._records: list[StepRecord] = []
         self._screen = ExitStack()
         self._stopped = ""
-        self._drawn: tuple[float, RenderableType] = (0.0, "")
+        self._lines: RenderableType | None = None
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
         """Take the bottom of the terminal."""
@@ -70,14 +73,20 @@ class LiveView(Progress):
             live = Live(
                 get_renderable=self._panel,
                 console=self._console,
-                refresh_per_second=_REFRESH_PER_SECOND,
+                auto_refresh=False,
                 redirect_stdout=sys.stdout.isatty(),  # Else it would not reach the file that it is meant for.
             )
             screen.callback(live.stop)
+            screen.callback(setattr, self, "_lines", None)  # So that the last drawing, on stopping, is anew.
             live.start()
             for handler, stream in logs:
                 handler.setStream(getattr(sys, names[stream]))
                 screen.callback(handler.setStream, stream)
+            done = threading.Event()
+            thread = threading.Thread(target=self._keep_drawing, args=(live, done), daemon=True)
+            thread.start()
+            screen.callback(thread.join)
+            screen.callback(done.set)
             self._screen = screen.pop_all()
 
     def on_step_end(self, record: StepRecord) -> None:
@@ -94,19 +103,29 @@ class LiveView(Progress):
         self._close(type(error).__name__)
 
     def _close(self, stopped: str) -> None:
-        self._stopped, self._drawn = stopped, (0.0, "")
+        self._stopped = stopped
         self._screen.close()
 
+    def _keep_drawing(self, live: Live, done: threading.Event) -> None:
+        pause = 0.0
+        while not done.wait(pause):
+            began, wall, cpu = time.thread_time(), time.monotonic(), time.process_time()
+            self._lines = None
+            live.refresh()
+            cost = time.thread_time() - began
+            done.wait(_PAUSE)
+            busy = time.process_time() - cpu > (time.monotonic() - wall) / 2
+            pause = cost / _MAX_SHARE - _PAUSE if busy else 0.0
+
     def _panel(self) -> RenderableType:
-        """Return the panel, drawn at most as often as it is refreshed, however much is printed meanwhile."""
-        drawn, lines = self._drawn
-        if time.monotonic() - drawn < 0.9 / _REFRESH_PER_SECOND:
-            return lines
-        try:
-            lines = SegmentLines(self._console.render_lines(self._draw()), new_lines=True)
-        except Exception as error:  # noqa: BLE001 - rich calls this within prints of the user's program, too.
-            lines = Text(f"DLPO: the live view failed, the run goes on: {error!r}")
-        self._drawn = time.monotonic(), lines
+        """Return the panel as it was last drawn: rich asks for it at every print of the user's program, too."""
+        lines = self._lines
+        if lines is None:
+            try:
+                lines = SegmentLines(self._console.render_lines(self._draw()), new_lines=True)
+            except Exception as error:  # noqa: BLE001 - it would come out of the user's print.
+                lines = Text(f"DLPO: the live view failed, the run goes on: {error!r}")
+            self._lines = lines
         return lines
 
     def _draw(self) -> Panel:
