@@ -27,8 +27,8 @@ from dspy_dlpo.result import DLPOResult
 from dspy_dlpo.trace import shorten
 from dspy_dlpo.tracking import Progress
 
-_PAUSE = 0.25
-_MAX_SHARE = 0.002
+_PAUSE = 0.25  # Seconds from one drawing to the next.
+_MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
 _INDENT = 14
 _BAR = 20
 _MAX_MARKS = 24
@@ -114,7 +114,7 @@ class LiveView(Progress):
             live.refresh()
             cost = time.thread_time() - began
             done.wait(_PAUSE)
-            busy = time.process_time() - cpu > (time.monotonic() - wall) / 2
+            busy = time.process_time() - cpu > (time.monotonic() - wall) / 2  # It computes, and waits for no model.
             pause = cost / _MAX_SHARE - _PAUSE if busy else 0.0
 
     def _panel(self) -> RenderableType:
@@ -176,7 +176,7 @@ class LiveView(Progress):
             lines.append(f"{unit:<{_INDENT}}", "dim")
             if limit is not None:
                 full = round(_BAR * min(used[name] / limit, 1))
-                lines.append("━" * full, "cyan").append("━" * (_BAR - full), "bright_black").append("  ")
+                lines.append("━" * full, "cyan").append("─" * (_BAR - full), "bright_black").append("  ")
                 said += f" of {_amount(name, limit)}, {_amount(name, max(limit - used[name], 0))} left"
             elif limits:
                 lines.append(" " * (_BAR + 2))

@@ -97,7 +97,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             named `STOP` there ends the run, as does Ctrl-C, with the best so far; a second Ctrl-C interrupts at once.
         track_stats: Whether the returned program carries `detailed_results`.
         listeners: Hear of the run while it goes on: see `dspy_dlpo.listeners` and `dspy_dlpo.trackers`.
-        verbose: Whether each step is told on the terminal (standard error).
+        verbose: Whether the run is shown on standard error: live on a terminal, with a line for each step elsewhere.
 
     Raises:
         TypeError: If `metric` or a policy is of the wrong kind.

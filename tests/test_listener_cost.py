@@ -37,11 +37,11 @@ class Costly(Listener):
 
 
 def test_cost_of_a_listener_is_that_of_its_methods_and_its_threads() -> None:
-    free, costly = (listeners.run(listener, 150, 2) for listener in (None, Costly()))
+    free, costly = (listeners.run(listener, 440, 2) for listener in (None, Costly()))
     assert costly["share of CPU"] * costly["CPU"] >= 0.05
     assert costly["share of wall"] * costly["wall"] >= 0.05
-    assert free["share of CPU"] * free["CPU"] < 0.05
-    assert costly["metric calls"] == free["metric calls"]
+    assert free["share of CPU"] < costly["share of CPU"]
+    assert costly["metric calls"] == free["metric calls"] <= 440
 
 
 def test_interval_of_the_median_misses_it_at_most_as_often_as_said() -> None:
@@ -53,7 +53,7 @@ def test_interval_of_the_median_misses_it_at_most_as_often_as_said() -> None:
 def test_listener_benchmark_prints_a_row_for_each_view(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["listeners", "--runs", "1", "--max-metric-calls", "150", "--num-threads", "2"])
+    monkeypatch.setattr("sys.argv", ["listeners", "--runs", "1", "--max-metric-calls", "440", "--num-threads", "2"])
     listeners.main()
     out = capsys.readouterr().out
     assert "| live view | " in out

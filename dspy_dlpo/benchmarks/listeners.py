@@ -4,8 +4,8 @@
 
 The program, metric and model are those of `dspy_dlpo.benchmarks.engine`. A listener's cost is measured inside the run:
 CPU and wall time of everything it hears, and CPU time of the threads it starts, over those of the whole compilation.
-Runs with each listener and with none alternate; the ratio of their CPU times, side by side, is printed as a check. It
-varies more than what it checks. The first run of each, with its imports, does not count.
+Runs of each kind alternate; the first of each, with its imports, does not count. (Runs with and without a listener,
+side by side, differ by chance far more than by what the listener costs.)
 
 The live view draws on a terminal that leads nowhere. MLflow writes to a SQLite file; give `--mlflow` for it.
 """
@@ -37,6 +37,8 @@ from dspy_dlpo.optimizer import DLPOOptimizer
 from dspy_dlpo.records import Candidate, RunInfo, StepRecord
 from dspy_dlpo.result import DLPOResult
 from dspy_dlpo.tracking import Progress
+
+_COLUMNS = {"share of CPU": 100.0, "share of wall": 100.0, "ms a step": 1.0}
 
 
 class Metered(Listener):
@@ -107,6 +109,7 @@ def run(listener: Listener | None, max_metric_calls: int, num_threads: int) -> d
     return {
         "share of CPU": metered.cpu / cpu,
         "share of wall": metered.wall / wall,
+        "ms a step": 1e3 * metered.wall / len(result.history),
         "CPU": cpu,
         "wall": wall,
         "metric calls": result.total_metric_calls,
@@ -170,18 +173,18 @@ def main() -> None:
     print(
         f"{arguments.runs} runs of each kind; without a listener {one['metric calls']:.0f} metric calls in "
         f"{one['steps']:.0f} steps, {one['CPU']:.2f} s CPU, {one['wall']:.2f} s wall. Medians with 95 % "
-        "intervals, in %.\n"
+        "intervals.\n"
     )
-    print("| listener | share of CPU | share of wall | CPU side by side |\n| --- | ---: | ---: | ---: |")
+    print("| listener | % of CPU | % of wall | wall ms a step |\n| --- | ---: | ---: | ---: |")
     for name, figures in columns.items():
         if name != "none":
-            more = [mine / its - 1 for mine, its in zip(figures["CPU"], columns["none"]["CPU"], strict=True)]
-            print(f"| {' | '.join([name, *map(_cell, (figures['share of CPU'], figures['share of wall'], more))])} |")
+            cells = [_cell(figures[label], unit) for label, unit in _COLUMNS.items()]
+            print(f"| {' | '.join([name, *cells])} |")
 
 
-def _cell(shares: Sequence[float]) -> str:
-    low, high = median_interval(shares)
-    return f"{100 * median(shares):.2f} ({100 * low:.2f} to {100 * high:.2f})"
+def _cell(values: Sequence[float], unit: float) -> str:
+    low, high = median_interval(values)
+    return f"{unit * median(values):.2f} ({unit * low:.2f} to {unit * high:.2f})"
 
 
 def _mlflow(folder: Path) -> Callable[[], Listener]:
