@@ -32,7 +32,7 @@ from dspy_dlpo.result import CandidatePrograms, result_of
 from dspy_dlpo.runs import keep_end, keep_start
 from dspy_dlpo.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.steering import ended_by_ctrl_c
-from dspy_dlpo.tracking import Progress
+from dspy_dlpo.tracking import progress
 from dspy_dlpo.update import Update
 
 
@@ -97,7 +97,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             named `STOP` there ends the run, as does Ctrl-C, with the best so far; a second Ctrl-C interrupts at once.
         track_stats: Whether the returned program carries `detailed_results`.
         listeners: Hear of the run while it goes on: see `dspy_dlpo.listeners` and `dspy_dlpo.trackers`.
-        verbose: Whether each step is told on the terminal (standard error).
+        verbose: Whether the run is shown on standard error: live on a terminal, with a line for each step elsewhere.
 
     Raises:
         TypeError: If `metric` or a policy is of the wrong kind.
@@ -230,7 +230,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         resolved = {name: getattr(settings, name) for name in ("num_steps", "batch_size")}
         resolved["failure_score"] = self._failure_score
         run = describe(student, start, {**vars(self), **resolved}, data)
-        listeners = Listeners([*([Progress()] if self.verbose else []), *self.listeners])
+        listeners = Listeners([*([progress()] if self.verbose else []), *self.listeners])
         models = [prompt_model, critic_model]
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import dspy
@@ -12,6 +13,16 @@ from dspy_dlpo.listeners import Listener
 from dspy_dlpo.prices import dollars
 from dspy_dlpo.records import RunInfo, StepRecord
 from dspy_dlpo.result import DLPOResult
+
+
+def progress() -> Progress:
+    """Return what suits standard error: the live view on a terminal, plain lines elsewhere, as in a notebook."""
+    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if not terminal or hasattr(sys.stderr, "rich_proxied_file"):  # A view is on already, of rich's or of ours.
+        return Progress()
+    from dspy_dlpo.live import LiveView  # Without a terminal nobody pays for the import of rich.
+
+    return LiveView()
 
 
 class Progress(Listener):
