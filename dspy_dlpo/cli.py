@@ -228,9 +228,15 @@ def bench(
     ),
     budget: Annotated[list[int] | None, typer.Option(min=1, help="Metric calls; several are allowed.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
-    model: Annotated[str | None, typer.Option(help="The programs' model, as DSPy names it.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The programs' model, as DSPy names it; local is the one on this machine.")
+    ] = None,
     prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
+    sizes: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Train, validation and test examples. Default: the task's own.")
+    ] = None,
+    curves: Annotated[bool, typer.Option(help="Whether what was best on the way is tested too.")] = True,
     num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
     num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
     as_json: AsJson = False,
@@ -241,13 +247,14 @@ def bench(
     from dspy_dlpo.benchmarks.setups import setup_named
 
     cells = compare(
-        {name: setup_named(name, model, prompt_model, data_dir) for name in tasks or ["simulated/medium"]},
+        {name: setup_named(name, model, prompt_model, data_dir, sizes) for name in tasks or ["simulated/medium"]},
         optimizer or ["dlpo", "none"],
         folder=folder,
         max_metric_calls=budget or 300,
         seeds=range(seeds),
         num_threads=num_threads,
         num_workers=num_workers,
+        curves=curves,
     )
     tables.write(cells, folder)
     rows = tables.rows(cells)

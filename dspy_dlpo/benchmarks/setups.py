@@ -10,16 +10,28 @@ import dspy
 from dspy_dlpo.benchmarks.compare import Setting, Setup
 from dspy_dlpo.benchmarks.simulator import DIFFICULTIES, simulation
 from dspy_dlpo.benchmarks.tasks import load_task
+from dspy_dlpo.local import local_lm
+
+_ANSWER_TOKENS, _PROMPT_TOKENS = 60, 300
+"""Most tokens of a reply of the model on this machine: as the program, and as critic and proposer."""
 
 
-def setup_named(name: str, model: str | None, prompt_model: str | None, data_dir: Path | None) -> Setup:
+def setup_named(
+    name: str,
+    model: str | None,
+    prompt_model: str | None,
+    data_dir: Path | None,
+    sizes: tuple[int, int, int] | None = None,
+) -> Setup:
     """Return the setup of a task.
 
     Args:
         name: `simulated/DIFFICULTY`, which has models of its own, or a name that `load_task` knows.
-        model: The program's model, as DSPy names it.
+        model: The program's model, as DSPy names it; `local` is the one of `dspy_dlpo.local`, which suits tasks with
+            short answers.
         prompt_model: Criticises and proposes. Default: `model`.
         data_dir: See `load_task`.
+        sizes: Train, validation and test examples. Default: the task's own.
 
     Raises:
         ValueError: If a task that is not simulated has no model, or there is no such difficulty.
@@ -31,7 +43,7 @@ def setup_named(name: str, model: str | None, prompt_model: str | None, data_dir
         return partial(_simulated, difficulty)
     if model is None:
         raise ValueError(f"`model` must be given for {name}: only simulated tasks have a model of their own.")
-    return partial(_public, name, model, prompt_model, data_dir)
+    return partial(_public, name, model, prompt_model, data_dir, sizes)
 
 
 def _simulated(difficulty: str, seed: int) -> Setting:
@@ -39,7 +51,17 @@ def _simulated(difficulty: str, seed: int) -> Setting:
     return Setting(found.task, found.lm, found.prompt_lm, found.program_accuracy)
 
 
-def _public(name: str, model: str, prompt_model: str | None, data_dir: Path | None, seed: int) -> Setting:
-    return Setting(
-        load_task(name, data_dir=data_dir, seed=seed), dspy.LM(model), dspy.LM(prompt_model) if prompt_model else None
-    )
+def _public(
+    name: str,
+    model: str,
+    prompt_model: str | None,
+    data_dir: Path | None,
+    sizes: tuple[int, int, int] | None,
+    seed: int,
+) -> Setting:
+    task = load_task(name, data_dir=data_dir, seed=seed, sizes=sizes)
+    return Setting(task, _lm(model, _ANSWER_TOKENS), _lm(prompt_model or model, _PROMPT_TOKENS))
+
+
+def _lm(model: str, max_tokens: int) -> dspy.LM:
+    return local_lm(max_tokens=max_tokens) if model == "local" else dspy.LM(model)
