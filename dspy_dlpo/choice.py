@@ -12,6 +12,8 @@ from dspy_dlpo.forward import Forward
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.records import Candidate
 
+_NUM_CHALLENGERS = 3
+
 
 class Choice:
     """Keeps the best candidate on the valset, and chooses in the end.
@@ -23,6 +25,7 @@ class Choice:
         score_range: Lowest and highest score of the metric.
         confidence: How sure a comparison must be before it stops early.
         first_look: Examples before a comparison is looked at first.
+        max_examples: Most examples on which a new candidate meets the best so far before the end; None for all.
 
     Attributes:
         best: The best so far.
@@ -37,20 +40,30 @@ class Choice:
         score_range: tuple[float, float],
         confidence: float,
         first_look: int,
+        max_examples: int | None = None,
     ) -> None:
         self.best = student
         self._forward, self._student, self._valset = forward, student, valset
         self._score_range, self._confidence, self._first_look = score_range, confidence, first_look
+        self._screen = valset[:max_examples]
         self._entrants = {student.id: student}
 
-    def enter(self, candidate: Candidate) -> None:
-        """Let a new incumbent meet the best so far.
+    def begin(self) -> None:
+        """Score the student where the candidates will meet it."""
+        self._forward.scored(self._student, self._screen)
+
+    def enter(self, candidate: Candidate, *, is_ahead: bool) -> None:
+        """Let a new incumbent take the place of the best so far, unless it is worse.
+
+        Args:
+            candidate: The incumbent.
+            is_ahead: Whether it won on the trainset. One that annealing let pass takes part in the final choice only.
 
         Raises:
-            BudgetSpent: If the budget ends before that is decided. The candidate takes part in the final choice.
+            BudgetSpent: If the budget ends before that is decided.
         """
         self._entrants.setdefault(candidate.id, candidate)
-        if self._beats(candidate, self.best):
+        if is_ahead and self._stands(candidate, self._screen):
             self.best = candidate
 
     @property
@@ -58,35 +71,55 @@ class Choice:
         """Mean score of the best so far on the validation examples it was scored on; 0 if all were lost."""
         return fmean(self._forward.scores(self.best, self._valset) or [0.0])
 
+    @property
+    def unpaid(self) -> int:
+        """How many rollouts the final choice will pay for: student and best on what they miss of the valset."""
+        known = len(self._forward.scores(self._student, self._valset))
+        if self.best.id != self._student.id:
+            known += len(self._forward.scores(self.best, self._valset))
+        return 2 * len(self._valset) - known
+
     def conclude(self) -> Gain:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
 
-        The best so far is scored on the whole valset, and so is whoever is ahead of it on the examples that both have:
-        an early decision may have been wrong. Then the highest mean gain over the student wins; ties go to the earlier.
-        If the budget does not even reach for the best so far, the examples that it has decide.
+        The last incumbent and those nearest to the best so far meet it on the whole valset, for an early decision may
+        have been wrong. The one that stands is the choice if its mean score there is above the student's. Where the
+        budget ends, the examples that are paid decide.
         """
-        best, leaders = self.best, {self._student.id, self.best.id}
         with suppress(BudgetSpent):
-            self._forward.scored(best, self._valset)
-            self._beats([*self._entrants.values()][-1], best)  # The budget may have ended before they met.
-            for candidate in self._entrants.values():
-                if self._lead(candidate, best) > 0:
-                    self._forward.scored(candidate, self._valset)
-                    leaders.add(candidate.id)
-        finalists = [candidate for candidate in self._entrants.values() if candidate.id in leaders]
-        self.best = max(finalists, key=lambda candidate: self._lead(candidate, self._student))
+            for each in (self._student, self.best):
+                self._forward.scored(each, self._valset)
+            self._forward.scored([*self._entrants.values()][-1], self._screen)  # It may not have met the best yet.
+        for challenger in self._challengers():
+            try:
+                stands = self._stands(challenger, self._valset)
+            except BudgetSpent:
+                stands = self._lead(challenger, self.best) > 0
+            if stands:
+                self.best = challenger
+        with suppress(BudgetSpent):
+            self._forward.scored(self.best, self._valset)
+        if self._lead(self.best, self._student) <= 0:
+            self.best = self._student
         return self._gain()
 
-    def _beats(self, candidate: Candidate, other: Candidate) -> bool:
-        _, better = decide(
-            lambda examples: self._forward.differences(candidate, other, examples),
-            self._valset,
+    def _challengers(self) -> list[Candidate]:
+        """Return the candidates that come nearest to the best where both were scored, the latest of equals first."""
+        others = [each for each in self._entrants.values() if each.id != self.best.id and each.id != self._student.id]
+        met = [each for each in reversed(others) if self._forward.scores(each, self._valset)]
+        return sorted(met, key=lambda each: -self._lead(each, self.best))[:_NUM_CHALLENGERS]
+
+    def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
+        """Whether a candidate is as good as the best so far. It has won on the trainset, so a tie is enough."""
+        _, worse = decide(
+            lambda more: self._forward.differences(self.best, candidate, more),
+            examples,
             threshold=0.0,
             width=self._score_range[1] - self._score_range[0],
             confidence=self._confidence,
-            first_look=self._first_look,
+            first_look=max(self._first_look, len(self._paired(candidate, self.best)[0])),
         )
-        return better
+        return not worse
 
     def _gain(self) -> Gain:
         rivals = [each for each in self._entrants.values() if each.id != self._student.id]

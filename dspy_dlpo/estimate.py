@@ -109,8 +109,9 @@ def foretell(
         f"The run goes on for {num_steps:.0f} steps; it ends sooner if the program becomes perfect"
         + (f" or the best stays the same for {settings.patience} steps." if settings.patience else "."),
         f"A run of the program calls each predictor once, {len(pairs)} in all; the metric calls no language model.",
-        f"A step makes {step:.0f} metric calls: after its first look a comparison needs {_BEYOND_FIRST_LOOK:.0%} of "
-        f"the other examples; {_ACCEPTED:.0%} of the steps are accepted, which takes {_VALIDATED:.0%} of the valset.",
+        f"A step makes {step:.0f} metric calls: half of the incumbent's are paid already; after its first look "
+        f"a comparison needs {_BEYOND_FIRST_LOOK:.0%} of the other examples; {_ACCEPTED:.0%} of the steps are accepted "
+        "and compared on the valset.",
         f"{_FAILING:.0%} of a minibatch fails and is criticised.",
         f"Prompts are as long as those of {len(sample)} examples and grow by {_GROWTH_TOKENS} tokens. A field that the "
         f"examples do not show has {_FIELD_TOKENS} tokens; a reply has no hidden reasoning.",
@@ -129,7 +130,9 @@ def _metric_calls(settings: Settings) -> tuple[float, float]:
     fresh = max(len(settings.trainset) - batch, batch)
     trial = min(fresh, settings.max_trial_examples or fresh)
     comparison = 2 * max(trial - batch, 0) * _BEYOND_FIRST_LOOK
-    step = batch * (2 + settings.num_candidates) + comparison + val * _ACCEPTED * _VALIDATED
+    # Half of the minibatch and half of the incumbent's side of the first look are paid already.
+    tried = (1 + settings.num_candidates) / 2  # The next one only if the one before is not ahead.
+    step = batch * (1 + tried) + comparison + min(val, trial) * _ACCEPTED
     return settings.num_repeats * step, settings.num_repeats * val * (1 + _VALIDATED)
 
 
@@ -137,7 +140,7 @@ def usual_metric_calls(settings: Settings) -> int:
     """Return as many metric calls as the steps of `settings` usually need, with something to spare."""
     size, val = len(settings.trainset), len(settings.valset)
     trial = min(size, settings.max_trial_examples or size)
-    step = settings.batch_size * (1 + settings.num_candidates) + trial + val // 2
+    step = settings.batch_size * (1 + settings.num_candidates) + trial + min(val, trial)
     return settings.num_repeats * (2 * val + (settings.num_steps or 1) * step)
 
 

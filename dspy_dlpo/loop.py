@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
-from itertools import islice
+from itertools import count, islice
 from operator import add
 from statistics import fmean
 
@@ -55,13 +55,17 @@ class Settings:
 
 @dataclass
 class Walk:
-    """Where a run stands: the incumbent walks, the best on the valset is kept apart."""
+    """Where a run stands: the incumbent walks, the best on the valset is kept apart.
+
+    `position` counts the train examples that were gone through, over all epochs.
+    """
 
     student: Candidate
     incumbent: Candidate
     choice: Choice
     states: list[State]
     seen: dict[str, Candidate] = field(default_factory=dict)
+    position: int = 0
     history: list[StepRecord] = field(default_factory=list)
     stopped: str = ""
     gain: Gain = field(default_factory=Gain)
@@ -112,14 +116,15 @@ class Loop:
             score_range=self.settings.score_range,
             confidence=self.settings.confidence,
             first_look=self.settings.batch_size,
+            max_examples=self.settings.max_trial_examples,
         )
         walk = Walk(student, student, choice, states, {student.id: student})
         try:
-            check_first_minibatch(self.forward([(student, example) for example in self.minibatch(0)]))
-            self.forward.scored(student, self.settings.valset)
-            self.budget.reserve = len(self.settings.valset) * self.settings.num_repeats
+            check_first_minibatch(self.forward([(student, example) for example in self.minibatch(walk)]))
+            walk.choice.begin()
             idle = 0
             while not walk.stopped:
+                self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
                 spent = self.budget.spent.metric_calls
                 record = self.step(walk)
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
@@ -137,7 +142,8 @@ class Loop:
         """Take one step: minibatch, gradients, candidates, trial; move the incumbent if the trial says so."""
         index = len(walk.history)
         ctx = StepContext(index, self.settings.seed, self.settings.width)
-        minibatch = self.minibatch(index)
+        minibatch = self.minibatch(walk)
+        walk.position += len(minibatch)
 
         rollouts = self.forward([(walk.incumbent, example) for example in minibatch])
         rollouts = [rollout for rollout in rollouts if not rollout.lost]
@@ -151,7 +157,7 @@ class Loop:
                 record = replace(record, race=race, trial=trial)
                 if trial.accepted:
                     walk.incumbent = walk.seen[trial.candidate]
-                    walk.choice.enter(walk.incumbent)
+                    walk.choice.enter(walk.incumbent, is_ahead=trial.gain > 0)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
             record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
@@ -216,23 +222,23 @@ class Loop:
 
         The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
         """
-        examples = self.fresh(minibatch, ctx)
-        if len(self.settings.trainset) - len(minibatch) < len(
-            minibatch
-        ):  # A small trainset has no fresh ones to spare.
-            examples = [*examples, *minibatch][: max(len(minibatch), len(examples))][: self.settings.max_trial_examples]
+        examples = self.fresh(minibatch, walk.position)
+        if len(examples) < self.settings.batch_size:  # A small trainset has no fresh ones to spare.
+            examples = [*examples, *minibatch][: self.settings.max_trial_examples]
         first = examples[: self.settings.batch_size]
-        self.forward.pay([(each, example) for each in (walk.incumbent, *candidates) for example in first])
-        gains = [_mean(self.forward.differences(candidate, walk.incumbent, first)) for candidate in candidates]
-        thresholds = [self.threshold(walk, candidate, ctx) for candidate in candidates]
-        leader = max(range(len(candidates)), key=lambda number: gains[number] - thresholds[number].level)
+        thresholds, gains = [self.threshold(walk, candidate, ctx) for candidate in candidates], []
+        for candidate, threshold in zip(candidates, thresholds, strict=True):
+            gains.append(_mean(self.forward.differences(candidate, walk.incumbent, first)))
+            if gains[-1] > max(threshold.level, 0.0):
+                break
+        leader = max(range(len(gains)), key=lambda number: gains[number] - thresholds[number].level)
         winner, threshold = candidates[leader], thresholds[leader]
         paid, accepted = decide(
             lambda more: self.forward.differences(winner, walk.incumbent, more),
             examples,
             threshold=threshold.level,
             width=self.settings.width,
-            confidence=1 - (1 - self.settings.confidence) / len(candidates),  # The winner was picked among several.
+            confidence=1 - (1 - self.settings.confidence) / len(gains),  # The winner was picked among several.
             first_look=self.settings.batch_size,
         )
         trial = Trial(winner.id, walk.incumbent.id, tuple(paid), len(examples), threshold, accepted)
@@ -283,32 +289,50 @@ class Loop:
 
     def least_calls(self, walk: Walk) -> int:
         """Return the metric calls that the next step needs to try its candidates out."""
-        ctx = StepContext(len(walk.history), self.settings.seed)
-        minibatch = self.minibatch(ctx.step)
-        examples = {*minibatch, *self.fresh(minibatch, ctx)[: self.settings.batch_size]}
+        minibatch = self.minibatch(walk)
+        examples = {*minibatch, *self.fresh(minibatch, walk.position + len(minibatch))[: self.settings.batch_size]}
         unpaid = sum(self.forward.score(walk.incumbent, name) is None for name in examples)
         return (unpaid + self.settings.num_candidates * self.settings.batch_size) * self.settings.num_repeats
 
-    def minibatch(self, step: int) -> list[str]:
-        """Return the examples of a step: one seeded shuffle of the trainset an epoch."""
-        size = self.settings.batch_size
-        places = (divmod(position, len(self.settings.trainset)) for position in range(step * size, (step + 1) * size))
-        return list(dict.fromkeys(self._order("minibatch", epoch)[place] for epoch, place in places))
+    def minibatch(self, walk: Walk) -> list[str]:
+        """Return the next train examples, until `batch_size` of them are not known to be passed by the incumbent.
 
-    def fresh(self, minibatch: Sequence[str], ctx: StepContext) -> list[str]:
-        """Return train examples outside the minibatch, at most `max_trial_examples`, in the random order of the epoch.
-
-        Within an epoch it stays the same, so that what an incumbent was paid for as a candidate serves again.
+        Those it failed when it was tried out are paid already, so most of a minibatch costs nothing.
         """
-        epoch = ctx.step * self.settings.batch_size // len(self.settings.trainset)
+        names: list[str] = []
+        num_open = 0
+        for name in self.ahead(walk.position):
+            names.append(name)
+            num_open += self.forward.score(walk.incumbent, name) != self.settings.score_range[1]
+            if num_open == self.settings.batch_size:
+                break
+        return names
+
+    def fresh(self, minibatch: Sequence[str], position: int) -> list[str]:
+        """Return the next train examples outside the minibatch, at most `max_trial_examples`."""
         used = {*minibatch}
-        others = (name for name in self._order("trial", epoch) if name not in used)
+        others = (name for name in self.ahead(position) if name not in used)
         return list(islice(others, self.settings.max_trial_examples))
 
-    def _shuffled(self, use: str, epoch: int) -> list[str]:
+    def ahead(self, position: int) -> Iterator[str]:
+        """Yield every train example once, from a position on; each epoch has a random order of its own.
+
+        Minibatch and trial follow the same order, so that what an incumbent was paid for as a candidate serves again.
+        """
+        size, seen = len(self.settings.trainset), set[str]()
+        for place in count(position):
+            epoch, index = divmod(place, size)
+            name = self._order(epoch)[index]
+            if name not in seen:
+                seen.add(name)
+                yield name
+            if len(seen) == size:
+                return
+
+    def _shuffled(self, epoch: int) -> list[str]:
         """Return the trainset in the order of an epoch."""
         order = list(self.settings.trainset)
-        random.Random(f"{self.settings.seed}/{use}/{epoch}").shuffle(order)
+        random.Random(f"{self.settings.seed}/epoch/{epoch}").shuffle(order)
         return order
 
 

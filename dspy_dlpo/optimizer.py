@@ -74,9 +74,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             limits and sets none: with `patience` alone, `auto` still holds.
         prices: `{model: (dollars per million input tokens, dollars per million output tokens)}`, for models whose price
             neither they nor litellm's table tell, or to overrule them. Models of `dspy_dlpo.local` cost nothing.
-        batch_size: Train examples a step starts from. Default: 8, or the whole trainset if that is smaller.
+        batch_size: Train examples a step starts from, those not counted that the incumbent is known to pass. Default:
+            8, or the whole trainset if that is smaller.
         num_candidates: Candidates per step. All come from one proposer call per predictor.
-        max_trial_examples: Most train examples on which a candidate meets the incumbent; None for the whole trainset.
+        max_trial_examples: Most train examples on which a candidate meets the incumbent, and most validation examples
+            on which a new incumbent meets the best before the end; None for all.
         max_passing: Passing examples of a minibatch that the proposer is shown, so that it does not break what works.
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
@@ -132,7 +134,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prices: Mapping[str, Price] | None = None,
         batch_size: int | None = None,
         num_candidates: int = 2,
-        max_trial_examples: int | None = 32,
+        max_trial_examples: int | None = 16,
         max_passing: int = 1,
         score_range: tuple[float, float] = (0.0, 1.0),
         failure_score: float | None = None,

@@ -277,7 +277,7 @@ class StepRecord:
     Attributes:
         step: Index from 0.
         incumbent: Id of the candidate the step started from.
-        minibatch: The examples it ran on, without those that were lost.
+        minibatch: The examples it started from, without those that were lost.
         loss: Mean loss of the incumbent there, `top of score_range - score`; 0 if all were lost.
         top_score: The top of `score_range`.
         failures: The rollouts there that fell short of the top score, without what they cost: what the gradients were
@@ -288,7 +288,7 @@ class StepRecord:
         requests: What the proposer was asked, policies included, by predictor.
         candidates: The candidates that passed all constraints.
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
-        race: For each candidate its mean gain on the first examples of the trial.
+        race: Mean gain on the first examples of the trial, for each candidate up to the first that was ahead.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
         skipped: Why the step ended early: `perfect minibatch`, `minibatch lost`, `no gradient`, `no usable edit`,
             `the budget is spent`; empty otherwise.

@@ -271,16 +271,20 @@ def holds(text: str, units: Sequence[str], request: UpdateRequest) -> bool:
 def choose(
     pool: Sequence[Edit], own: Sequence[Edit], cap: int | None, num_choices: int, rng: random.Random
 ) -> list[tuple[Edit, ...]]:
-    """Return different choices of at most `cap` edits: the proposer's first, the critic's first, then drawn ones."""
-    everything = list({(edit.op, edit.at, _same(edit.text)): edit for edit in [*pool, *own]}.values())
+    """Return different choices of at most `cap` edits: the proposer's, the critic's, half of it, then drawn ones."""
+    everything = list({_sense(edit): edit for edit in [*pool, *own]}.values())
     size = len(everything) if cap is None else cap
     choices = [tuple(pool[:size]), tuple(own[:size])]
+    choices.append(choices[0][: len(choices[0]) // 2])  # As a line search halves a step that was too large.
     for _ in range(4 * num_choices):
         if not everything:
             break
         drawn = sorted(rng.sample(range(len(everything)), rng.randint(1, min(size, len(everything)))))
         choices.append(tuple(everything[index] for index in drawn))
-    return list(dict.fromkeys(choice for choice in choices if choice))[:num_choices]
+    distinct: dict[frozenset[tuple[str, int, str]], tuple[Edit, ...]] = {}
+    for choice in filter(None, choices):
+        distinct.setdefault(frozenset(map(_sense, choice)), choice)
+    return [*distinct.values()][:num_choices]
 
 
 def plans(
@@ -362,6 +366,11 @@ def _is_new(edit: Edit, request: UpdateRequest, kept: Sequence[Edit]) -> bool:
     others += [other.text for other in kept if other.text]
     replaced = edit.op == "replace" and _same(request.sentences[edit.at]) == _same(edit.text)
     return bool(edit.text.strip()) and not replaced and not any(alike(edit.text, other) for other in others)
+
+
+def _sense(edit: Edit) -> tuple[str, int, str]:
+    """What an edit does, whatever its reason."""
+    return edit.op, edit.at, _same(edit.text)
 
 
 def _same(sentence: str) -> str:

@@ -40,10 +40,10 @@ def main(model=None):
     # Other limits: num_steps, max_lm_calls, max_tokens, max_cost (dollars), max_seconds, patience.
     prices = {"simulated/model": (0.5, 1.5)}  # Dollars per million tokens in and out, for models that no table knows.
     settings = {"metric": metric, "log_dir": folder, "prices": prices, "num_threads": 1, "verbose": False}
-    optimizer = DLPOOptimizer(max_metric_calls=80, **settings)
+    optimizer = DLPOOptimizer(max_metric_calls=100, **settings)
     print(optimizer.estimate(program, trainset=trainset, valset=valset), "\n")
 
-    for limit in (80, 80, 80, 200):
+    for limit in (100, 100, 100, 200):
         before = len(paid)
         optimizer = DLPOOptimizer(max_metric_calls=limit, **settings)
         optimized = optimizer.compile(program, trainset=trainset, valset=valset)

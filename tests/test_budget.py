@@ -32,9 +32,9 @@ def share_solved(instruction: str) -> float:
 @pytest.mark.parametrize(
     ("name", "limit", "amounts"),
     [
-        ("max_lm_calls", 90, lambda lm: [1] * len(lm.engine.log)),
-        ("max_tokens", 90_000, tokens),
-        ("max_cost", 0.09, cost),
+        ("max_lm_calls", 70, lambda lm: [1] * len(lm.engine.log)),
+        ("max_tokens", 50_000, tokens),
+        ("max_cost", 0.05, cost),
     ],
     ids=["LM calls", "tokens", "dollars"],
 )

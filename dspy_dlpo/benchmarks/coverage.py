@@ -88,10 +88,12 @@ def simulate(scores: Scores) -> tuple[int, Gain]:
     names = [f"val:{index}" for index in range(scores.shape[1])]
     candidates = [Candidate({"self": str(index)}) for index in range(len(scores))]
     forward: Any = DrawnForward(names, candidates, scores)
-    choice = Choice(forward, candidates[0], names, score_range=(0.0, 1.0), confidence=0.95, first_look=BATCH_SIZE)
-    forward.scored(candidates[0], names)
+    choice = Choice(
+        forward, candidates[0], names, score_range=(0.0, 1.0), confidence=0.95, first_look=BATCH_SIZE, max_examples=16
+    )
+    choice.begin()
     for candidate in candidates[1:]:
-        choice.enter(candidate)
+        choice.enter(candidate, is_ahead=True)
     gain = choice.conclude()
     return candidates.index(choice.best), gain
 

@@ -16,7 +16,7 @@ from dspy_dlpo.schedules import exponential
 
 PRESETS: dict[str, Callable[[], list[Policy]]] = {
     "none": list,
-    "default": lambda: [TextualLearningRate(4), TextualSimulatedAnnealing()],
+    "default": lambda: [TextualLearningRate(8), TextualSimulatedAnnealing()],
     "robust": lambda: [TextualLearningRate(3), TextualDropout(0.3), TextualSimulatedAnnealing()],
     "concise": lambda: [TextualLearningRate(4), TextualRegularization(price=5e-4, patience=1)],
     "paper": lambda: [
