@@ -220,7 +220,8 @@ def bench(
     optimizer: Annotated[
         list[str] | None,
         typer.Option(
-            help="dlpo, dlpo:PRESET, copro, mipro, simba, gepa, ...; give it several times. Default: dlpo and none."
+            help="dlpo, dlpo:PRESET, copro, mipro, simba, gepa, ..., or ablation for our strategies one by one; give "
+            "it several times. Default: dlpo and none."
         ),
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where results are kept; what it has is not run again.")] = Path(
@@ -232,10 +233,15 @@ def bench(
         str | None, typer.Option(help="The programs' model, as DSPy names it; local is the one on this machine.")
     ] = None,
     prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option("--from", help="Optimise nothing: test the programs of this folder on the tasks and the model."),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
     sizes: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Train, validation and test examples. Default: the task's own.")
     ] = None,
+    reference: Annotated[str, typer.Option(help="The optimiser that the others are compared with.")] = "dlpo",
     curves: Annotated[bool, typer.Option(help="Whether what was best on the way is tested too.")] = True,
     num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
     num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
@@ -243,21 +249,28 @@ def bench(
 ) -> None:
     """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
     from dspy_dlpo.benchmarks import tables
-    from dspy_dlpo.benchmarks.compare import compare
+    from dspy_dlpo.benchmarks.cells import read_cells
+    from dspy_dlpo.benchmarks.compare import compare, transfer
+    from dspy_dlpo.benchmarks.rivals import ablation
     from dspy_dlpo.benchmarks.setups import setup_named
 
-    cells = compare(
-        {name: setup_named(name, model, prompt_model, data_dir, sizes) for name in tasks or ["simulated/medium"]},
-        optimizer or ["dlpo", "none"],
-        folder=folder,
-        max_metric_calls=budget or 300,
-        seeds=range(seeds),
-        num_threads=num_threads,
-        num_workers=num_workers,
-        curves=curves,
-    )
-    tables.write(cells, folder)
-    rows = tables.rows(cells)
+    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes) for name in tasks or ["simulated/medium"]}
+    if tuned is not None:
+        cells = transfer(read_cells(tuned), setups, num_threads=num_threads)
+    else:
+        names = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
+        cells = compare(
+            setups,
+            [name for each in names for name in each],
+            folder=folder,
+            max_metric_calls=budget or 300,
+            seeds=range(seeds),
+            num_threads=num_threads,
+            num_workers=num_workers,
+            curves=curves,
+        )
+    rows = tables.rows(cells, reference=reference)
+    tables.write(cells, folder, reference=reference)
     typer.echo(tables.to_json(rows) if as_json else _visible(tables.to_text(rows)), nl=as_json)
 
 

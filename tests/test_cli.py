@@ -307,6 +307,38 @@ def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path
     assert (tmp_path / "cells.jsonl").read_text() == cells
 
 
+def test_bench_tests_what_was_tuned_elsewhere(tmp_path: Path) -> None:
+    call("bench", "simulated/easy", "--optimizer", "human", "--seeds", 2, "--folder", tmp_path / "tuned")
+    told = call(
+        "bench", "simulated/easy", "simulated/hard", "--from", tmp_path / "tuned", "--json", "--folder", tmp_path
+    )
+    rows = {row["task"]: row for row in json.loads(told.stdout)}
+    assert {row["optimizer"] for row in rows.values()} == {"human from simulated/easy"}
+    assert rows["simulated/easy"]["score"]["value"] > 0.9  # The rules of its own task; those of the other are others.
+    assert rows["simulated/hard"]["score"]["value"] < 0.5
+
+
+def test_bench_knows_the_ablation_by_name(tmp_path: Path) -> None:
+    told = call(
+        *[
+            "bench",
+            "simulated/easy",
+            "--optimizer",
+            "ablation",
+            "--seeds",
+            "1",
+            "--budget",
+            "160",
+            "--json",
+            "--folder",
+        ],
+        tmp_path,
+    )
+    names = [row["optimizer"] for row in json.loads(told.stdout)]
+    assert len(names) == len(set(names)) == 16
+    assert {"dlpo:none", "dlpo:TSA", "dlpo:paper", "dlpo:paper-TSA"} <= {*names}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
