@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from dspy.utils.exceptions import ContextWindowExceededError
 
 from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo.benchmarks.compare import Setting, compare
+from dspy_dlpo.benchmarks.tasks import load_task
 from dspy_dlpo.local import local_lm
 
 pytestmark = [pytest.mark.local_model, pytest.mark.timeout(1200)]
@@ -113,3 +117,41 @@ def test_saved_program_brings_its_model_back(lm: dspy.LM, tmp_path: Path) -> Non
     loaded.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
     assert loaded.lm.model == lm.model
     assert loaded.lm.engine.path == lm.engine.path
+
+
+def test_slice_of_the_comparison_runs_on_the_model_and_keeps_its_results(lm: dspy.LM, tmp_path: Path) -> None:
+    counts = [
+        f"I have {number} {FRUITS[number % 6]} and {number % 3 + 2} {FRUITS[(number + 1) % 6]}."
+        for number in range(2, 18)
+    ]
+    rows = [
+        {
+            "id": f"own-{number}",
+            "question": f"{text} How many pieces of fruit is that?",
+            "answer": str(sum(map(int, re.findall(r"\d+", text)))),
+            "subtask": "object_counting",
+        }
+        for number, text in enumerate(counts)
+    ]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def setup(seed: int) -> Setting:
+        task = load_task("bbh/object_counting", data_dir=tmp_path, seed=seed, sizes=(8, 4, 4))
+        return Setting(task, lm.copy(), lm.copy(max_tokens=100))
+
+    cells = compare(
+        {"counting": setup},
+        ["none", "dlpo"],
+        folder=tmp_path,
+        max_metric_calls=45,
+        seeds=[0],
+        curves=False,
+        verbose=False,
+    )
+    assert [cell.failed or cell.skipped for cell in cells] == ["", ""]
+    assert all(cell.score is not None and 0 <= cell.score <= 1 and len(cell.scores) == 4 for cell in cells)
+    assert 0 < cells[1].metric_calls <= 45 and cells[1].lm_calls > 0
+    kept = (tmp_path / "cells.jsonl").read_text()
+    assert kept.count("\n") == 2
+    assert not any(row["question"] in kept for row in rows)
