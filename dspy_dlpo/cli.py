@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import webbrowser
 from enum import StrEnum
@@ -22,10 +21,7 @@ from dspy_dlpo.prices import dollars
 from dspy_dlpo.records import StepRecord
 from dspy_dlpo.result import DLPOResult
 from dspy_dlpo.runs import find_runs, instructions_of, load_result, program_state
-
-# Control characters steer a terminal, and those of the bidirectional algorithm turn what stands around them. Lone
-# surrogates cannot be written.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from dspy_dlpo.visible import visible
 
 
 class _Commands(TyperGroup):
@@ -103,7 +99,7 @@ def quickstart(
         num_threads=num_threads or (8 if model else 1),
         seed=seed,
         log_dir=log_dir,
-        say=lambda text: typer.echo(_visible(text)),
+        say=lambda text: typer.echo(visible(text)),
     )
     typer.echo(f"\nRead the run with: dspy-dlpo report {log_dir}")
 
@@ -144,10 +140,10 @@ def show(run: Run, as_json: AsJson = False) -> None:
             _cost(record.spent.cost),
         )
     console = _console()
-    console.print(f"{_visible(result.run.program_name)} in {_visible(str(run))}: {result.stopped}\n")
+    console.print(f"{visible(result.run.program_name)} in {visible(str(run))}: {result.stopped}\n")
     console.print(table)
     for name, text in result.best_candidate.items():
-        console.print(f"\n{_visible(name)}:\n{_visible(text)}", soft_wrap=True)
+        console.print(f"\n{visible(name)}:\n{visible(text)}", soft_wrap=True)
     summary = _summary(run, result)
     console.print(f"\nValset: {_score(summary['before'])} before, {_score(summary['after'])} after, gain {result.gain}")
     spent = result.spent
@@ -181,7 +177,7 @@ def export(
     if output:
         output.write_text(text + "\n", encoding="utf-8")
     else:
-        typer.echo(_visible(text) if sys.stdout.isatty() else text)
+        typer.echo(visible(text) if sys.stdout.isatty() else text)
 
 
 @app.command()
@@ -201,7 +197,7 @@ def runs(
     table = Table("run", "program", "steps", "before", "after", "gain", "cost", "ended", box=None)
     for row in rows:
         name = str(Path(row["run"]).relative_to(folder))
-        table.add_row(*map(_visible, [name, *_cells(row)]))
+        table.add_row(*map(visible, [name, *_cells(row)]))
     _console().print(table)
 
 
@@ -271,7 +267,7 @@ def bench(
         )
     rows = tables.rows(cells, reference=reference)
     tables.write(cells, folder, reference=reference)
-    typer.echo(tables.to_json(rows) if as_json else _visible(tables.to_text(rows)), nl=as_json)
+    typer.echo(tables.to_json(rows) if as_json else visible(tables.to_text(rows)), nl=as_json)
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -328,9 +324,4 @@ def _cost(amount: float | None) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return _visible(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _visible(text: str) -> str:
-    """Return a text with its control characters written out, as in Python's literals."""
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return visible(" ".join(str(error).split()) or type(error).__name__)

@@ -24,10 +24,10 @@ _POWER = 0.8
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a number of runs say about a program.
+    """What a number of runs say about a program. All scores, and what is made of them, are on the metric's scale.
 
     Attributes:
-        scores: The scores of each example, one for each repeat.
+        scores: The scores of each example, one for each repeat, by the example's name.
         score_range: Lowest and highest score of the metric.
         num_val_examples: Size of the valset on which a gain would be measured.
         errors: What the program or the metric raised, in the runs that failed.
@@ -51,9 +51,14 @@ class Diagnosis:
     def interval(self) -> tuple[float, float]:
         """95 % interval of the score for examples of this kind.
 
-        Wilson's interval (1927), with the examples as its trials. Between its ends no score varies more than one that
-        is all or nothing (Bhatia and Davis 2000), so that it is on the safe side for partial credit; and it does not
-        shrink to a point when all scores are equal.
+        Wilson's interval, with the examples as its trials. Between its ends no score varies more than one that is all
+        or nothing (Bhatia and Davis), so that it is on the safe side for partial credit; and it does not shrink to a
+        point when all scores are equal.
+
+        References:
+            Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the American
+            Statistical Association 22 (1927); Bhatia and Davis, A Better Bound on the Variance, American Mathematical
+            Monthly 107 (2000).
         """
         low, high = self.score_range
         share, size = (self.score - low) / (high - low), len(self.scores)
@@ -96,7 +101,11 @@ class Diagnosis:
         more.
 
         Args:
-            num_examples: Examples of the comparison, each run once. Default: those of the valset.
+            num_examples: Examples of the comparison, at least 1, each run once. Default: those of the valset.
+
+        Returns:
+            The gain, on the metric's scale; above `headroom` if so few examples cannot show any. NaN if no example
+            failed, so that there is nothing to gain.
         """
         losses = [self.score_range[1] - fmean(scores) for scores in self.scores.values()]
         if not any(losses):

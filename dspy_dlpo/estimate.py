@@ -38,7 +38,7 @@ class Estimate:
     """What a run is expected to spend if it goes on to its limits.
 
     Attributes:
-        expected: The spending; its `cost` is None if a model has no known price.
+        expected: The spending; its `cost`, in dollars, is None if a model has no known price.
         num_steps: The steps in it.
         limits: What the run cannot exceed.
         assumptions: What was assumed, in sentences.
@@ -54,7 +54,14 @@ class Estimate:
         return "\n".join([self._table(), *(f"* {assumption}" for assumption in self.assumptions)])
 
     def against(self, spent: Spending) -> str:
-        """Return a table of what was expected, the limits, and what a run has spent: `detailed_results.spent`."""
+        """Put what a run has spent beside what was expected and the limits.
+
+        Args:
+            spent: What it has spent: `program.detailed_results.spent`.
+
+        Returns:
+            A table as text: metric calls, LM calls, tokens and dollars.
+        """
         return self._table(spent)
 
     def _table(self, spent: Spending | None = None) -> str:

@@ -103,13 +103,17 @@ def paired_interval(
         after: Score of the second program on the same examples, in the same order.
         confidence: Coverage, in (0.5, 1).
         score_range: Lowest and highest score that the metric gives.
-        num_candidates: Programs among which the second was chosen by these scores; 1 if they chose nothing.
+        num_candidates: Programs among which the second was chosen by these scores, at least 1; 1 if they chose none.
 
     Returns:
         The ends of the interval, on the scale of the scores.
 
     Raises:
         ValueError: If the lengths differ, there are no scores, or one is out of the range.
+
+    References:
+        Those of `mean_interval`. For the shares of the error: Dunn, Multiple Comparisons among Means, Journal of the
+        American Statistical Association 56 (1961).
     """
     if not before or len(before) != len(after):
         raise ValueError(f"`before` and `after` must pair up, but have {len(before)} and {len(after)} scores.")
@@ -130,7 +134,10 @@ class Gain:
         high: Upper end.
         num_examples: How many examples that is.
         num_candidates: How many candidates met the student on these examples, so that one of them could be chosen.
-        confidence: Coverage of the interval, the choice among the candidates allowed for. See `paired_interval`.
+        confidence: Coverage of the interval, the choice among the candidates allowed for.
+
+    References:
+        See `paired_interval`, which makes the interval.
     """
 
     mean: float = 0.0
@@ -157,7 +164,14 @@ class Gain:
             after: Scores of the candidate on the same examples, in the same order.
             score_range: Lowest and highest score that the metric gives.
             num_candidates: See `Gain`.
-            num_looks: At how many numbers of examples the comparison could have stopped, the scores deciding.
+            num_looks: At how many numbers of examples, at least 1, the comparison could have stopped, the scores
+                deciding.
+
+        Returns:
+            The gain, with its interval at 95 %.
+
+        Raises:
+            ValueError: If the lengths differ, there are no scores, or one is out of the range.
         """
         low, high = paired_interval(
             before, after, cls.confidence, score_range=score_range, num_candidates=num_candidates * num_looks

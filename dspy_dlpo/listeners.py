@@ -33,16 +33,34 @@ class Listener:
         """
 
     def on_candidate(self, candidate: Candidate, step: int) -> None:
-        """Hear of a candidate that was not seen before, and the index of the step that made it."""
+        """Hear of a candidate that was not seen before.
+
+        Args:
+            candidate: Its instructions and edits.
+            step: Index, from 0, of the step that made it.
+        """
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Hear of a completed step; it is in the ledger already."""
+        """Hear of a completed step; it is in the ledger already.
+
+        Args:
+            record: All that the step did, and what the run had spent by its end.
+        """
 
     def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
-        """Hear how the run ended: what it found, and the program that `compile` is about to return."""
+        """Hear how the run ended.
+
+        Args:
+            result: What it found, also without `track_stats`.
+            program: What `compile` is about to return.
+        """
 
     def on_run_error(self, error: BaseException) -> None:
-        """Hear that the run ended in an exception, `KeyboardInterrupt` included; `compile` raises it afterwards."""
+        """Hear that the run ended in an exception.
+
+        Args:
+            error: The exception, which may be a `KeyboardInterrupt`; `compile` raises it afterwards.
+        """
 
 
 class Listeners(Listener):

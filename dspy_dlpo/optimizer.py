@@ -316,8 +316,17 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         The prompts of some examples are counted, the limits divided by the size of a step; the estimate says what else
         it assumes. After the run, `estimate.against(program.detailed_results.spent)` puts both side by side.
 
+        Args:
+            program: The program, as `compile` would be given it.
+            trainset: As for `compile`.
+            valset: As for `compile`.
+
+        Returns:
+            The spending to expect, and the limits; print it to read it.
+
         Raises:
-            ValueError: As `compile`. The same with TypeError.
+            TypeError: As `compile`.
+            ValueError: As `compile`, for what can be seen before a run. An unknown price is no error.
         """
         predictors = predictors_of(program)
         prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
@@ -342,8 +351,13 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             valset: As for `compile`. Nothing is run on it; its size decides what can be detected.
             num_calls: Metric calls, at least 4. Exactly so many are made.
 
+        Returns:
+            The figures; print them to read them.
+
         Raises:
-            ValueError: As `compile`, or if `num_calls` is too small. The same with TypeError and dspy.LMError.
+            TypeError, dspy.LMError: As `compile`.
+            ValueError: As `compile`, or if `num_calls` is too small.
+            RuntimeError: If every run was lost to a failing language model or to `timeout`.
         """
         predictors_of(program)
         return examine(

@@ -119,6 +119,9 @@ class DLPOResult:
             num_threads: Rollouts in flight at once. Default: DSPy's setting.
             timeout: Seconds after which a run is given up; None for no limit.
 
+        Returns:
+            Both mean scores and the gain, on the metric's scale. The gain is exactly 0 if the student was chosen.
+
         Raises:
             TypeError: If an example or the metric is of the wrong kind.
             ValueError: If there are no examples, one has no inputs, or the metric gives a score that is none.
@@ -164,6 +167,9 @@ class DLPOResult:
         Args:
             predictor: Path of a predictor. Default: all of them.
 
+        Returns:
+            The origins of the sentences, by predictor.
+
         Raises:
             ValueError: If the run has no such predictor.
         """
@@ -172,6 +178,10 @@ class DLPOResult:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a table of one row a step: numbers and decisions.
+
+        Returns:
+            A `DataFrame`; scores and gains are on the metric's scale, `seconds` and `cost` (in dollars) what the run
+            had spent by the end of the step.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -184,7 +194,10 @@ class DLPOResult:
         Args:
             ax: Where to draw. Default: a new figure.
             x: What the x-axis counts: `"step"`, from 1, or what was spent by the end of the step: `"metric_calls"`,
-                `"lm_calls"`, `"tokens"`, `"seconds"` or `"cost"`.
+                `"lm_calls"`, `"tokens"`, `"seconds"` or `"cost"` (in dollars).
+
+        Returns:
+            The axes, to be changed or saved.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -207,7 +220,11 @@ class DLPOResult:
         return save_report(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-serializable dicts and lists."""
+        """Return everything as dicts and lists.
+
+        Returns:
+            The attributes by name, ready for `json.dumps`. A score that is not known is NaN.
+        """
         return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
 
 

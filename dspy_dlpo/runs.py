@@ -46,7 +46,8 @@ def load_result(log_dir: str | Path) -> DLPOResult:
 
     Returns:
         What `program.detailed_results` is after the run. Of a run that did not end, as far as it came: `stopped` is
-        `NOT_ENDED`, `gain` is over no examples, and a score is on as many examples as its candidate had by then.
+        `NOT_ENDED`, `gain` is over no examples, and a score is on as many examples as its candidate had by then, which
+        `num_val_examples` does not tell.
 
     Raises:
         FileNotFoundError: If there is no run.

@@ -1,6 +1,7 @@
 """Schedules: plain functions `step -> value`, apart from what they drive.
 
-The step is the run's step index, from 0. Anything callable with one integer is a schedule; these are the usual ones.
+The step is the run's step index, from 0. The value has the unit of what it drives: sentences, a temperature. Anything
+callable with one integer is a schedule; these are the usual ones.
 """
 
 from __future__ import annotations
@@ -12,41 +13,92 @@ Schedule = Callable[[int], float]
 
 
 def constant(value: float) -> Schedule:
-    """Return `value` at every step."""
+    """Stay at one value.
+
+    Args:
+        value: The value at every step.
+    """
     return lambda step: value
 
 
 def linear(start: float, end: float, num_steps: int) -> Schedule:
     """Go from `start` at step 0 to `end` at step `num_steps` in a straight line, and stay there.
 
-    The DLPO code's `max(lr - step, 1)` is `linear(lr, 1, lr - 1)`.
+    Args:
+        start: Value at step 0.
+        end: Value at step `num_steps` and after it.
+        num_steps: Steps in between, at least 1.
+
+    Raises:
+        ValueError: If `num_steps` is below 1.
+
+    References:
+        `max(lr - step, 1)` in the code of Peng et al., DLPO, arXiv 2503.13413, is `linear(lr, 1, lr - 1)`.
     """
     _check_num_steps(num_steps)
     return lambda step: start + (end - start) * min(step / num_steps, 1.0)
 
 
 def cosine(start: float, end: float, num_steps: int) -> Schedule:
-    """Go from `start` at step 0 to `end` at step `num_steps` along half a cosine wave, and stay there."""
+    """Go from `start` at step 0 to `end` at step `num_steps` along half a cosine wave, and stay there.
+
+    Args:
+        start: Value at step 0.
+        end: Value at step `num_steps` and after it.
+        num_steps: Steps in between, at least 1.
+
+    Raises:
+        ValueError: If `num_steps` is below 1.
+
+    References:
+        Loshchilov and Hutter, SGDR, arXiv 1608.03983; without their restarts.
+    """
     _check_num_steps(num_steps)
     return lambda step: end + (start - end) * (1 + math.cos(math.pi * min(step / num_steps, 1.0))) / 2
 
 
 def exponential(start: float, factor: float, end: float = 0.0) -> Schedule:
-    """Multiply by `factor`, in (0, 1], at every step, down to `end`."""
+    """Multiply by `factor` at every step, down to `end`.
+
+    Args:
+        start: Value at step 0.
+        factor: In (0, 1].
+        end: The value never falls below it.
+
+    Raises:
+        ValueError: If `factor` is out of its range.
+    """
     if not 0 < factor <= 1:
         raise ValueError(f"`factor` must be in (0, 1], but got factor={factor}. 0.5 halves the value at each step.")
     return lambda step: max(start * factor**step, end)
 
 
 def step(start: float, factor: float, every: int) -> Schedule:
-    """Multiply by `factor`, in (0, 1], after each `every` steps."""
+    """Multiply by `factor` after each `every` steps.
+
+    Args:
+        start: Value of the first `every` steps.
+        factor: In (0, 1].
+        every: Steps with the same value, at least 1.
+
+    Raises:
+        ValueError: If `factor` or `every` is out of its range.
+    """
     _check_num_steps(every, "every")
     stairs = exponential(start, factor)
     return lambda index: stairs(index // every)
 
 
 def warm_up(schedule: Schedule, num_steps: int) -> Schedule:
-    """Climb in a straight line towards `schedule(0)` during the first `num_steps` steps, then follow the schedule."""
+    """Climb in a straight line towards `schedule(0)` during the first `num_steps` steps, then follow the schedule.
+
+    Args:
+        schedule: What follows, from its own step 0.
+        num_steps: Steps of the climb, at least 1. The first has `schedule(0) / (num_steps + 1)`.
+
+    Raises:
+        ValueError: If `num_steps` is below 1.
+    """
     _check_num_steps(num_steps)
 
     def warmed_up(step: int) -> float:

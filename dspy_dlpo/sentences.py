@@ -22,6 +22,7 @@ _LINE_UNIT = re.compile(
 _BULLET = re.compile(r"[ \t]*(?:[-*+•][ \t]+|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]+)")
 _ENDS_SENTENCE = re.compile(r"[.!?:;…。！？।؟)\]}>\"'”’`|]\s*$")
 _CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t]*$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON = json.JSONDecoder()
 _ALIKE = 0.75
 _NEGATIONS = {"no", "not", "never", "without", "t", "cannot", "unless", "except", "neither", "nor"}
@@ -67,7 +68,7 @@ def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
     """
     units: list[str] = []
     for block, prose in _blocks(text):
-        for unit in sentencex.segment("en", block) if prose else [block]:
+        for unit in _sentences(block) if prose else [block]:
             if units and (not unit.strip() or not units[-1].strip()):
                 units[-1] += unit
             else:
@@ -245,6 +246,14 @@ def _join_moves(edits: list[Edit], rows: Sequence[str]) -> list[Edit]:
         else edit
         for edit in kept
     ]
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Cut prose into sentences, those with a lone surrogate too, which sentencex cannot read."""
+    start = 0
+    for sentence in sentencex.segment("en", _SURROGATE.sub("\ufffd", text)):
+        yield text[start : start + len(sentence)]
+        start += len(sentence)
 
 
 def _merge(units: Sequence[str], protected: Collection[tuple[int, int]]) -> list[str]:

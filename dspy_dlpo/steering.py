@@ -1,4 +1,7 @@
-"""How a person ends a run: Ctrl-C, or a file named `STOP` in its folder."""
+"""How a person ends a run: Ctrl-C, or a file named `STOP` in its folder.
+
+Ctrl-C is answered on standard error, whatever `verbose`: who has pressed it must know that it was heard.
+"""
 
 from __future__ import annotations
 

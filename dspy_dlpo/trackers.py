@@ -3,6 +3,9 @@
 Both keep the same: the settings as parameters, the numbers of each step as metrics, the final scores, and as files the
 program (`program.json`, for `dspy.Module.load`) and the report (`report.html`). The report shows prompts and examples;
 where those may not leave the machine, keep the tracker on it too.
+
+Scores, losses, gains and thresholds are on the metric's scale. Calls, tokens and `cost`, in dollars, are what the run
+had spent by the end of the step; `unparsed` replies and `lost` rollouts count from the start too.
 """
 
 from __future__ import annotations

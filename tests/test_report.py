@@ -221,11 +221,11 @@ def test_hostile_text_adds_no_kind_of_element_and_no_attribute() -> None:
     assert "window.hacked = 1" in hostile.text
 
 
-def test_unseen_characters_are_shown_by_their_numbers() -> None:
+def test_unseen_characters_are_written_out() -> None:
     page = render(replace(made_up(say=lambda text: text + HOSTILE), stopped="half a \ud83d"))
     assert not re.search("[\x00\x1b\u202e\u2066\ud83d]", page)
-    assert "half a ⟨U+D83D⟩" in page
-    assert "⟨U+202E⟩esrever⟨U+2066⟩ ⟨U+0000⟩⟨U+001B⟩" in page
+    assert r"half a \ud83d" in page
+    assert r"\u202eesrever\u2066 \x00\x1b" in page
 
 
 def test_texts_to_copy_are_exact_and_cannot_end_their_block() -> None:

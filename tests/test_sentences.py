@@ -10,7 +10,7 @@ PIECES = st.sampled_from(
     [
         *("One. ", "Two, e.g. 3.14. ", "# Head\n", "- item one\n", "  more\n", "1. first\n", "```\ncode. x\n```\n"),
         *('{"a": [1.5]}\n', "<rule>\n", "</rule>\n", "これは文です。", "| a | b |\n", "See https://a.b/c.d now! "),
-        *("\n\n", "\t", " "),
+        *("\n\n", "\t", " ", "half \ud83d. "),
     ]
 )
 TEXTS = st.one_of(st.text(max_size=200), st.lists(PIECES, max_size=12).map("".join))
@@ -41,6 +41,7 @@ def test_no_unit_is_blank_unless_the_text_is(text: str) -> None:
         ('Schema:\n{\n "a": 1\n}\nEnd.', ["Schema:\n", '{\n "a": 1\n}\n', "End."]),
         ("<rules>\nBe kind.\n</rules>", ["<rules>\n", "Be kind.\n", "</rules>"]),
         ("日本語です。これは文です！", ["日本語です。", "これは文です！"]),
+        ("Half \ud83d. Then stop \udc00.", ["Half \ud83d. ", "Then stop \udc00."]),
         ("", []),
         (" \n", [" \n"]),
     ],

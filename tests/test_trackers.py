@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -8,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -26,15 +25,6 @@ pytestmark = [  # Of MLflow's own, when its store and its classes are imported.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for the report where there is none."""
-    if importlib.util.find_spec("dspy_dlpo.report") is None:
-        report = ModuleType("dspy_dlpo.report")
-        report.save_report = lambda result, path: path.write_text("<!doctype html>")  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "dspy_dlpo.report", report)
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,17 @@ import math
 from collections.abc import Sequence
 from itertools import product
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.choice import Choice
 from dspy_dlpo.intervals import Gain, mean_interval
 from dspy_dlpo.records import Candidate
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = extra("numpy")
 
 BATCH_SIZE = 8
 TRUTHS = {"0": (0.0, 0.0), "+0.1": (0.1, 0.1), "-0.1 to +0.2": (-0.1, 0.2)}

@@ -29,6 +29,7 @@ import dspy
 from rich.console import Console
 
 from dspy_dlpo.benchmarks.engine import examples, metric, program, script
+from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.benchmarks.simulated import simulated_lm
 from dspy_dlpo.budget import Budget
 from dspy_dlpo.listeners import Listener
@@ -188,10 +189,9 @@ def _cell(values: Sequence[float], unit: float) -> str:
 
 
 def _mlflow(folder: Path) -> Callable[[], Listener]:
-    import mlflow  # An extra.
-
     from dspy_dlpo.trackers import MLflowListener
 
+    mlflow: Any = extra("mlflow", "mlflow")
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_experiment(
         experiment_id=mlflow.create_experiment("benchmark", artifact_location=(folder / "artifacts").as_uri())

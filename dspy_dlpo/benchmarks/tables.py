@@ -13,6 +13,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from dspy_dlpo.benchmarks.cells import Cell
+from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.prices import dollars
 
 CONFIDENCE = 0.95
@@ -32,8 +33,7 @@ class Mean:
         value = fmean(values)
         if len(values) < 2:
             return cls(value, None, None)
-        from scipy.stats import t  # type: ignore[import-untyped]  # Untyped; takes a second to import.
-
+        t = extra("scipy.stats").t  # Takes a second to import.
         half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
         return cls(value, value - half, value + half)
 
@@ -260,10 +260,6 @@ def draw(cells: Iterable[Cell], path: str | Path) -> None:
         ImportError: If matplotlib is not installed.
         ValueError: If no cell has a score.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError("A picture needs matplotlib. pip install 'dspy-dlpo[bench]'.") from error
     panels: dict[tuple[str, int], dict[str, list[Cell]]] = {}
     for cell in cells:
         if cell.score is not None and cell.curve:
@@ -272,7 +268,7 @@ def draw(cells: Iterable[Cell], path: str | Path) -> None:
     if not panels:
         raise ValueError("`cells` must hold at least one with a curve. Run the comparison with curves=True.")
     names = [*dict.fromkeys(name for panel in panels.values() for name in panel)]
-    figure = Figure(figsize=(6 * len(panels) + 1, 4.5), layout="constrained")
+    figure = extra("matplotlib.figure").Figure(figsize=(6 * len(panels) + 1, 4.5), layout="constrained")
     handles: dict[str, Any] = {}
     for axes, ((task, budget), panel) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True

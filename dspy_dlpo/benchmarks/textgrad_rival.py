@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 
+from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.benchmarks.plans import TEXTGRAD_BATCH
 from dspy_dlpo.forward import Metric, with_instructions
 from dspy_dlpo.records import Candidate
@@ -128,12 +129,7 @@ def _lines(fields: Any) -> str:
 
 def _package() -> Any:
     os.environ.setdefault("TEXTGRAD_LOG_DIR", tempfile.gettempdir())  # It logs every prompt, by default below here.
-    try:
-        import textgrad as package
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "The optimiser textgrad needs the package of that name. pip install 'dspy-dlpo[textgrad]'."
-        ) from error
+    package: Any = extra("textgrad", "textgrad")
     package.logger.setLevel(logging.CRITICAL)
     return package
 

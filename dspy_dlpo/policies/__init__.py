@@ -29,6 +29,10 @@ PRESETS: dict[str, Callable[[], list[Policy]]] = {
         TextualRegularization(),
     ],
 }
+"""What makes each preset, by its name; every call makes new policies: `[*PRESETS["robust"](), TextualMomentum()]`.
+
+`"paper"` has the seven strategies of Peng et al., DLPO, arXiv 2503.13413; the others are choices of ours among them.
+"""
 
 
 def as_policies(policies: str | Sequence[Policy]) -> tuple[Policy, ...]:

@@ -50,7 +50,11 @@ class TextualRegularization(Policy):
         self.patience = patience
 
     def init(self, requests: Sequence[UpdateRequest] = ()) -> State:
-        """Note the lengths of the student's instructions."""
+        """Note the lengths of the student's instructions.
+
+        Raises:
+            ValueError: If an instruction, or its protected text alone, is longer than `max_tokens`.
+        """
         for request in requests:
             protected = count_tokens("".join(request.sentences[index] for index in sorted(request.frozen)))
             length = count_tokens("".join(request.sentences))

@@ -1,14 +1,13 @@
 """A run as one HTML page, for colleagues: it needs no network, no server and no account.
 
-What came from a model or from data is text and stays text: Jinja2 escapes it, control characters are shown by their
-numbers, and the page's own policy lets nothing run or load but the style and the script it was written with.
+What came from a model or from data is text and stays text: Jinja2 escapes it, control characters are written out,
+and the page's own policy lets nothing run or load but the style and the script it was written with.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,10 @@ from dspy_dlpo.prices import dollars
 from dspy_dlpo.report import words
 from dspy_dlpo.report.charts import schedules, score_chart, spending_charts
 from dspy_dlpo.report.view import prompts, step_views, visits
+from dspy_dlpo.visible import visible
 
 if TYPE_CHECKING:
     from dspy_dlpo.result import DLPOResult
-
-# Control characters do nothing but harm, and those of the bidirectional algorithm turn what stands around them. Lone
-# surrogates cannot be written at all.
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def save_report(result: DLPOResult, path: str | Path) -> Path:
@@ -84,7 +80,5 @@ def _hash(text: str) -> str:
 
 
 def _seen(value: Any) -> Any:
-    """Show characters that would not be seen by their numbers."""
-    if not isinstance(value, str):
-        return value
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", value) if _UNSEEN.search(value) else value
+    """Make text visible; HTML was made of text that is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
