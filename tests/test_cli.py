@@ -91,11 +91,11 @@ def test_wrong_use_ends_with_code_2(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (["gsm8k"]absent", "No run in"),
-        (["gsm8k"]damaged", "is damaged"),
-        (["gsm8k"]newer", "is of a newer dspy_dlpo"),
-        (["gsm8k"]going on", "the run is going on"),
-        (["gsm8k"]not begun", "ended before it began"),
+        ("absent", "No run in"),
+        ("damaged", "is damaged"),
+        ("newer", "is of a newer dspy_dlpo"),
+        ("going on", "the run is going on"),
+        ("not begun", "ended before it began"),
     ],
 )
 def test_run_that_cannot_be_read_is_told_of_in_one_line(tmp_path: Path, command: str, state: str, message: str) -> None:
@@ -301,8 +301,8 @@ def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path
     cells = (tmp_path / "cells.jsonl").read_text()
     rows = json.loads(call(*arguments, "--json").stdout)
     assert [(row["optimizer"], row["max_metric_calls"], row["num_seeds"]) for row in rows] == [
-        (["gsm8k"]none", 60, 1),
-        (["gsm8k"]human", 60, 1),
+        ("none", 60, 1),
+        ("human", 60, 1),
     ]
     assert (tmp_path / "cells.jsonl").read_text() == cells
 

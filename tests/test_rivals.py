@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import sys
 from dataclasses import replace
 
@@ -115,6 +116,11 @@ def test_the_ablation_has_every_strategy_alone_and_all_but_each() -> None:
     for name, dropped in zip(ablation()[9:], STRATEGIES.values(), strict=True):
         left = [type(policy) for policy in rival_named(name).keywords["policies"]]
         assert left == [kind for kind in everything if kind is not dropped]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *ablation()])
+def test_every_optimiser_can_be_sent_to_another_process(name: str) -> None:
+    assert pickle.loads(pickle.dumps(rival_named(name))) is not None
 
 
 @pytest.mark.parametrize("name", ["gpea", "dlpo:papre", "dlpo:TLR+TSB", "dlpo:paper-", "gepa:TLR", "dlpo:"])

@@ -360,11 +360,13 @@ def rival_named(name: str) -> Rival:
             f"`optimizers` must be among {sorted(OPTIMIZERS)}, but got {name!r}. Ours with other policies is "
             f"'dlpo:PRESET' with one of {sorted(PRESETS)}, 'dlpo:TLR+TSA' or 'dlpo:paper-TDO' with {[*STRATEGIES]}."
         )
-    classes = tuple(STRATEGIES[short] for short in chosen)
-    return partial(
-        dlpo,
-        policies=[each for each in PRESETS["paper"]() if (type(each) in classes) != bool(dropped)],
-    )
+    return partial(_paper, chosen=tuple(chosen), is_without=bool(dropped))
+
+
+def _paper(job: Job, chosen: Sequence[str], is_without: bool) -> Outcome:
+    """Run ours with some of the paper's strategies; they are made here, since not every policy can be pickled."""
+    classes = [STRATEGIES[short] for short in chosen]
+    return dlpo(job, [each for each in PRESETS["paper"]() if (type(each) in classes) != is_without])
 
 
 def ablation() -> list[str]:
