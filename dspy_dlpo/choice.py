@@ -12,8 +12,6 @@ from dspy_dlpo.forward import Forward
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.records import Candidate
 
-_NUM_CHALLENGERS = 3
-
 
 class Choice:
     """Keeps the best candidate on the valset, and chooses in the end.
@@ -57,12 +55,13 @@ class Choice:
 
         Args:
             candidate: The incumbent.
-            is_ahead: Whether it won on the trainset. One that annealing let pass takes part in the final choice only.
+            is_ahead: Whether it won on the trainset. One that annealing let pass meets the best at the end.
 
         Raises:
             BudgetSpent: If the budget ends before that is decided.
         """
-        self._entrants.setdefault(candidate.id, candidate)
+        self._entrants.pop(candidate.id, None)
+        self._entrants[candidate.id] = candidate  # The last is the incumbent.
         if is_ahead and self._stands(candidate, self._screen):
             self.best = candidate
 
@@ -82,32 +81,27 @@ class Choice:
     def conclude(self) -> Gain:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
 
-        The last incumbent and those nearest to the best so far meet it on the whole valset, for an early decision may
-        have been wrong. The one that stands is the choice if its mean score there is above the student's. Where the
-        budget ends, the examples that are paid decide.
+        Of the others the one nearest to the best so far meets it on the whole valset, for an early decision may have
+        been wrong. The one that stands is the choice if its mean score there is above the student's. If the budget does
+        not even reach for the best, the examples that it has decide.
         """
         with suppress(BudgetSpent):
             for each in (self._student, self.best):
                 self._forward.scored(each, self._valset)
             self._forward.scored([*self._entrants.values()][-1], self._screen)  # It may not have met the best yet.
-        for challenger in self._challengers():
-            try:
-                stands = self._stands(challenger, self._valset)
-            except BudgetSpent:
-                stands = self._lead(challenger, self.best) > 0
-            if stands:
+            challenger = self._challenger()
+            if challenger and self._stands(challenger, self._valset):
+                self._forward.scored(challenger, self._valset)
                 self.best = challenger
-        with suppress(BudgetSpent):
-            self._forward.scored(self.best, self._valset)
         if self._lead(self.best, self._student) <= 0:
             self.best = self._student
         return self._gain()
 
-    def _challengers(self) -> list[Candidate]:
-        """Return the candidates that come nearest to the best where both were scored, the latest of equals first."""
-        others = [each for each in self._entrants.values() if each.id != self.best.id and each.id != self._student.id]
+    def _challenger(self) -> Candidate | None:
+        """Return the candidate that comes nearest to the best where both were scored, the latest of equals."""
+        others = [each for each in self._entrants.values() if each.id not in (self.best.id, self._student.id)]
         met = [each for each in reversed(others) if self._forward.scores(each, self._valset)]
-        return sorted(met, key=lambda each: -self._lead(each, self.best))[:_NUM_CHALLENGERS]
+        return max(met, key=lambda each: self._lead(each, self.best), default=None)
 
     def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
         """Whether a candidate is as good as the best so far. It has won on the trainset, so a tie is enough."""

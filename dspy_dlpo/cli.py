@@ -231,7 +231,9 @@ def bench(
     prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
     tuned: Annotated[
         Path | None,
-        typer.Option("--from", help="Optimise nothing: test the programs of this folder on the tasks and the model."),
+        typer.Option(
+            "--from", exists=True, help="Optimise nothing: test the programs of this folder on the tasks and the model."
+        ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
     sizes: Annotated[

@@ -76,7 +76,11 @@ def prepare(trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | N
         return Data(trainset, valset, _names("train", range(len(trainset))), _names("val", order), "given")
     indices = list(range(len(trainset)))
     if len(trainset) < _HOLD_OUT_FROM:
-        train, val, origin = indices, indices, "the trainset itself"
+        train, val, origin = (
+            indices,
+            random.Random(f"{seed}/valset").sample(indices, len(indices)),
+            "the trainset itself",
+        )
     else:
         random.Random(f"{seed}/hold out").shuffle(indices)
         size = min(int(len(trainset) * _HOLD_OUT_SHARE), _HOLD_OUT_MOST)

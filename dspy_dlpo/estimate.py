@@ -140,7 +140,7 @@ def _metric_calls(settings: Settings) -> tuple[float, float]:
     # Half of the minibatch and half of the incumbent's side of the first look are paid already.
     tried = (1 + settings.num_candidates) / 2  # The next one only if the one before is not ahead.
     step = batch * (1 + tried) + comparison + min(val, trial) * _ACCEPTED
-    return settings.num_repeats * step, settings.num_repeats * val * (1 + _VALIDATED)
+    return settings.num_repeats * step, settings.num_repeats * val * (2 + _VALIDATED)
 
 
 def usual_metric_calls(settings: Settings) -> int:
@@ -148,7 +148,7 @@ def usual_metric_calls(settings: Settings) -> int:
     size, val = len(settings.trainset), len(settings.valset)
     trial = min(size, settings.max_trial_examples or size)
     step = settings.batch_size * (1 + settings.num_candidates) + trial + min(val, trial)
-    return settings.num_repeats * (2 * val + (settings.num_steps or 1) * step)
+    return settings.num_repeats * (3 * val + (settings.num_steps or 1) * step)
 
 
 def check_metric_calls(limits: Limits, settings: Settings) -> None:
@@ -157,7 +157,8 @@ def check_metric_calls(limits: Limits, settings: Settings) -> None:
     Raises:
         ValueError: Says how many would.
     """
-    val, step = len(settings.valset), settings.batch_size * (2 + settings.num_candidates) * settings.num_repeats
+    val, step = len(settings.valset), settings.batch_size + (1 + settings.num_candidates) * settings.first_look
+    step *= settings.num_repeats
     limit, least = limits.max_metric_calls, 2 * val * settings.num_repeats + step
     if limit is not None and limit < least:
         raise ValueError(

@@ -136,6 +136,10 @@ class Ledger:
         self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
         self.settle()
 
+    def forget_steps(self, start: int) -> None:
+        """Drop the records of steps from an index on: those of an earlier run with more steps."""
+        self._write("DELETE FROM steps WHERE step >= ?", start)
+
     def add_note(self, name: str, value: str) -> None:
         """Keep a text for those who look at the run: what it was made with, how it ended. No run reads it."""
         self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", name, value)

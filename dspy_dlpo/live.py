@@ -221,7 +221,7 @@ def _outcome(record: StepRecord, run: RunInfo) -> str:
         return "refused, all examples were lost"
     low, high = run.settings["score_range"]
     early = len(trial.differences) < trial.population
-    chances = len(record.candidates) * (len(looks(trial.population, run.settings["batch_size"])) if early else 1)
+    chances = max(len(record.race), 1) * (len(looks(trial.population, run.settings["batch_size"])) if early else 1)
     ends = mean_interval(trial.differences, low - high, high - low, 1 - (1 - Gain.confidence) / chances)
     return f"{'accepted' if trial.accepted else 'refused'}, {Gain(trial.gain, *ends, len(trial.differences))}"
 

@@ -48,6 +48,11 @@ class Settings:
     patience: int | None = None
 
     @property
+    def first_look(self) -> int:
+        """Examples before a comparison is looked at first."""
+        return min(self.batch_size, self.max_trial_examples or self.batch_size)
+
+    @property
     def width(self) -> float:
         """Width of the score range."""
         return self.score_range[1] - self.score_range[0]
@@ -115,7 +120,7 @@ class Loop:
             self.settings.valset,
             score_range=self.settings.score_range,
             confidence=self.settings.confidence,
-            first_look=self.settings.batch_size,
+            first_look=self.settings.first_look,
             max_examples=self.settings.max_trial_examples,
         )
         walk = Walk(student, student, choice, states, {student.id: student})
@@ -166,7 +171,7 @@ class Loop:
     def propose(self, walk: Walk, record: StepRecord, rollouts: Sequence[Rollout], ctx: StepContext) -> StepRecord:
         """Backward and update: add to the record what the failures say, what is asked for, and the candidates."""
         failing = [rollout for rollout in rollouts if rollout.score < record.top_score]
-        passing = [rollout for rollout in rollouts if rollout not in failing][: self.settings.max_passing]
+        passing = [rollout for rollout in rollouts if rollout.score >= record.top_score][: self.settings.max_passing]
         gradients, remarks = self.backward(walk.incumbent, failing, record.step) if failing else ((), {})
         moving = self.selector(gradients, ctx, walk.history)
         requests = [self.narrow(walk, gradient, ctx, passing) for gradient in moving]
@@ -222,10 +227,10 @@ class Loop:
 
         The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
         """
-        examples = self.fresh(minibatch, walk.position)
-        if len(examples) < self.settings.batch_size:  # A small trainset has no fresh ones to spare.
+        examples = self.fresh(minibatch, walk.position, self.settings.max_trial_examples)
+        if len(examples) < self.settings.first_look:  # A small trainset has no fresh ones to spare.
             examples = [*examples, *minibatch][: self.settings.max_trial_examples]
-        first = examples[: self.settings.batch_size]
+        first = examples[: self.settings.first_look]
         thresholds, gains = [self.threshold(walk, candidate, ctx) for candidate in candidates], []
         for candidate, threshold in zip(candidates, thresholds, strict=True):
             gains.append(_mean(self.forward.differences(candidate, walk.incumbent, first)))
@@ -239,7 +244,7 @@ class Loop:
             threshold=threshold.level,
             width=self.settings.width,
             confidence=1 - (1 - self.settings.confidence) / len(gains),  # The winner was picked among several.
-            first_look=self.settings.batch_size,
+            first_look=self.settings.first_look,
         )
         trial = Trial(winner.id, walk.incumbent.id, tuple(paid), len(examples), threshold, accepted)
         return tuple(gains), trial
@@ -290,29 +295,30 @@ class Loop:
     def least_calls(self, walk: Walk) -> int:
         """Return the metric calls that the next step needs to try its candidates out."""
         minibatch = self.minibatch(walk)
-        examples = {*minibatch, *self.fresh(minibatch, walk.position + len(minibatch))[: self.settings.batch_size]}
+        first = self.fresh(minibatch, walk.position + len(minibatch), self.settings.first_look)
+        examples = {*minibatch, *first}
         unpaid = sum(self.forward.score(walk.incumbent, name) is None for name in examples)
-        return (unpaid + self.settings.num_candidates * self.settings.batch_size) * self.settings.num_repeats
+        return (unpaid + self.settings.num_candidates * len(first)) * self.settings.num_repeats
 
     def minibatch(self, walk: Walk) -> list[str]:
         """Return the next train examples, until `batch_size` of them are not known to be passed by the incumbent.
 
         Those it failed when it was tried out are paid already, so most of a minibatch costs nothing.
         """
+        most = max(self.settings.batch_size, len(self.settings.trainset) - self.settings.batch_size)  # Some stay fresh.
         names: list[str] = []
         num_open = 0
         for name in self.ahead(walk.position):
             names.append(name)
             num_open += self.forward.score(walk.incumbent, name) != self.settings.score_range[1]
-            if num_open == self.settings.batch_size:
+            if num_open == self.settings.batch_size or len(names) == most:
                 break
         return names
 
-    def fresh(self, minibatch: Sequence[str], position: int) -> list[str]:
-        """Return the next train examples outside the minibatch, at most `max_trial_examples`."""
+    def fresh(self, minibatch: Sequence[str], position: int, most: int | None) -> list[str]:
+        """Return the next train examples outside the minibatch, at most so many; None for all."""
         used = {*minibatch}
-        others = (name for name in self.ahead(position) if name not in used)
-        return list(islice(others, self.settings.max_trial_examples))
+        return list(islice((name for name in self.ahead(position) if name not in used), most))
 
     def ahead(self, position: int) -> Iterator[str]:
         """Yield every train example once, from a position on; each epoch has a random order of its own.

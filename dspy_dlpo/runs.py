@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from dspy_dlpo.intervals import Gain
 from dspy_dlpo.ledger import LEDGER, Ledger, damaged, refuse_what_is_not_ours
@@ -30,7 +31,9 @@ def keep_start(ledger: Ledger, run: RunInfo) -> None:
 
 def keep_end(ledger: Ledger, result: DLPOResult) -> None:
     """Keep how a run ended. Its steps are in the ledger already."""
-    ledger.add_note("result", _RESULT.dump_json(replace(result, history=())).decode())
+    ledger.forget_steps(len(result.history))
+    # Without its steps; a student that was never scored has NaN, which JSON proper lacks.
+    ledger.add_note("result", to_json(replace(result, history=()), inf_nan_mode="constants").decode())
 
 
 def find_runs(folder: str | Path) -> list[Path]:

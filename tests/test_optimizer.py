@@ -710,3 +710,33 @@ def test_second_ctrl_c_returns_the_terminal_at_once_and_leaves_what_was_paid_on_
             make(log_dir=folder).compile(dspy.Predict(Oracle), trainset=examples(40))
             logs.append(len(dspy.settings.lm.engine.log))
     assert logs[0] == logs[1] - paid
+
+
+# What a step takes from the trainset.
+
+
+def test_candidates_are_not_tried_on_the_failures_they_were_made_from(lm: dspy.LM, make: Any) -> None:
+    text = "Answer the question.\n" + "\n".join(sorted(SOLVED)[:4])  # Fails one in five.
+    optimizer = make(num_steps=12, policies="none", batch_size=8)
+    result = optimizer.compile(
+        dspy.Predict(Oracle.with_instructions(text)), trainset=examples(40), valset=examples(10, 100)
+    ).detailed_results
+    assert all(len(record.minibatch) <= 32 for record in result.history)
+
+
+def test_what_an_incumbent_failed_in_its_trial_is_not_paid_again(make: Any) -> None:
+    counted = CountingMetric()
+    with dspy.context(lm=scripted_lm()):
+        optimizer = make(metric=counted, num_steps=3, policies=[TextualLearningRate(1)], num_threads=1)
+        program = optimizer.compile(dspy.Predict(Oracle), trainset=examples(60), valset=examples(10, 100))
+    first, second = program.detailed_results.history[:2]
+    assert first.accepted
+    assert len({*second.minibatch} & {each.example for each in second.failures}) > 0
+    assert counted.calls == program.detailed_results.spent.metric_calls
+    assert second.minibatch[0] not in first.minibatch
+
+
+def test_trial_smaller_than_the_batch_still_leaves_room_for_steps(lm: dspy.LM, make: Any) -> None:
+    optimizer = make(max_metric_calls=150, batch_size=32, max_trial_examples=8, policies=[TextualLearningRate(1)])
+    result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(80), valset=examples(8, 100)).detailed_results
+    assert len(result.history) > 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,20 @@ def test_all_runs_under_a_folder_are_found(tmp_path: Path) -> None:
     for name in ("b", "a/c"):
         Ledger(tmp_path / name, {}).close()
     assert find_runs(tmp_path) == [tmp_path / "a" / "c", tmp_path / "b"]
+
+
+def test_run_that_ended_before_its_first_score_is_loaded(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "STOP").touch()
+    with dspy.context(lm=scripted_lm()):
+        program = make(log_dir=tmp_path).compile(dspy.Predict(Oracle), trainset=examples(40))
+    assert program.detailed_results.stopped.startswith("stopped by")
+    loaded = load_result(tmp_path)
+    assert math.isnan(loaded.val_aggregate_scores[0])
+    assert loaded.candidates == program.detailed_results.candidates
+
+
+def test_fewer_steps_on_resume_leave_no_stale_ones(make: Any, tmp_path: Path) -> None:
+    for num_steps in (4, 1):
+        with dspy.context(lm=scripted_lm()):
+            made = make(log_dir=tmp_path, num_steps=num_steps).compile(dspy.Predict(Oracle), trainset=examples(40))
+    assert load_result(tmp_path) == made.detailed_results
