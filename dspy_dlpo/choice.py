@@ -46,6 +46,10 @@ class Choice:
         self._screen = valset[:max_examples]
         self._entrants = {student.id: student}
 
+    @property
+    def _last(self) -> Candidate:
+        return [*self._entrants.values()][-1]
+
     def begin(self) -> None:
         """Score the student where the candidates will meet it."""
         self._forward.scored(self._student, self._screen)
@@ -72,23 +76,26 @@ class Choice:
 
     @property
     def unpaid(self) -> int:
-        """How many rollouts the final choice will pay for: student and best on what they miss of the valset."""
-        known = len(self._forward.scores(self._student, self._valset))
+        """How many examples the final choice will pay for: what student, best and last incumbent miss of theirs."""
+        missing = 2 * len(self._valset) - len(self._forward.scores(self._student, self._valset))
         if self.best.id != self._student.id:
-            known += len(self._forward.scores(self.best, self._valset))
-        return 2 * len(self._valset) - known
+            missing -= len(self._forward.scores(self.best, self._valset))
+        return missing + len(self._screen) - len(self._forward.scores(self._last, self._screen))
 
     def conclude(self) -> Gain:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
 
-        Of the others the one nearest to the best so far meets it on the whole valset, for an early decision may have
-        been wrong. The one that stands is the choice if its mean score there is above the student's. If the budget does
-        not even reach for the best, the examples that it has decide.
+        The last incumbent takes the place of the best if it is better where new incumbents meet it; it may be one that
+        annealing let pass. Of the others the one nearest to the best then meets it on the whole valset, for an early
+        decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
+        If the budget does not even reach for the best, the examples that it has decide.
         """
         with suppress(BudgetSpent):
-            for each in (self._student, self.best):
-                self._forward.scored(each, self._valset)
-            self._forward.scored([*self._entrants.values()][-1], self._screen)  # It may not have met the best yet.
+            self._forward.scored(self._student, self._valset)
+            self._forward.scored(self._last, self._screen)
+            if self._lead(self._last, self.best) > 0:
+                self.best = self._last
+            self._forward.scored(self.best, self._valset)
             challenger = self._challenger()
             if challenger and self._stands(challenger, self._valset):
                 self._forward.scored(challenger, self._valset)
