@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,16 @@ from dspy_dlpo.listeners import Listener
 from dspy_dlpo.records import RunInfo, StepRecord
 from dspy_dlpo.result import DLPOResult
 
+_SECONDS_BETWEEN = 5.0
+_MOST_METRICS = 1000  # That MLflow takes in one call.
+
 
 class MLflowListener(Listener):
     """Keeps a run in MLflow, in the experiment that is set there.
 
     It is nested under the active run, such as that of `mlflow.dspy.autolog(log_compiles=True)`. A run that ends in an
-    exception is `FAILED`, one that is interrupted `KILLED`.
+    exception is `FAILED`, one that is interrupted `KILLED`. The numbers of steps are sent together, every 5 seconds and
+    at the end, for a call of MLflow takes longer than a step may.
 
     Args:
         run_name: Name of the run. Default: MLflow makes one up.
@@ -44,25 +49,32 @@ class MLflowListener(Listener):
         except ImportError as error:
             raise ImportError("MLflowListener needs MLflow: pip install 'dspy-dlpo[mlflow]'") from error
         self._mlflow, self._run_name, self._run_id = mlflow, run_name, ""
+        self._waiting: list[Any] = []
+        self._sent = 0.0
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
         """Start a run with the settings as parameters, cut to the length that MLflow takes."""
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-        self._run_id = ""  # If the run cannot be started, that of an earlier compilation is not gone on with.
+        self._run_id, self._waiting, self._sent = "", [], time.monotonic()  # Nothing of an earlier compilation goes on.
         self._run_id = self._mlflow.start_run(run_name=self._run_name, nested=True).info.run_id
         self._mlflow.log_params({name: _text(value)[:MAX_PARAM_VAL_LENGTH] for name, value in _parameters(run).items()})
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Log the numbers of the step."""
+        """Log the numbers of the step, together with those of the next ones."""
         if self._run_id:
-            self._mlflow.log_metrics(_metrics(record), step=record.step, run_id=self._run_id)
+            now = int(1000 * time.time())
+            numbers = _metrics(record).items()
+            self._waiting += [self._mlflow.entities.Metric(name, value, now, record.step) for name, value in numbers]
+            if time.monotonic() - self._sent >= _SECONDS_BETWEEN:
+                self._send()
 
     def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
         """Log the final scores, the program and the report."""
         if not self._run_id:
             return
         try:
+            self._send()
             self._mlflow.log_metrics(_final_metrics(result), run_id=self._run_id)
             with _files(result, program) as folder:
                 self._mlflow.log_artifacts(str(folder), run_id=self._run_id)
@@ -70,8 +82,18 @@ class MLflowListener(Listener):
             self._end("FINISHED")
 
     def on_run_error(self, error: BaseException) -> None:
-        """End the run as failed or killed."""
-        self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        """Log what is left, and end the run as failed or killed."""
+        try:
+            self._send()
+        finally:
+            self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+    def _send(self) -> None:
+        client = self._mlflow.MlflowClient()
+        while self._run_id and self._waiting:
+            client.log_batch(self._run_id, metrics=self._waiting[:_MOST_METRICS])
+            del self._waiting[:_MOST_METRICS]
+        self._sent = time.monotonic()
 
     def _end(self, status: str) -> None:
         active = self._mlflow.active_run()
