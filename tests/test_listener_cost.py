@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dspy_dlpo import Listener
 from dspy_dlpo.benchmarks import listeners
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """The benchmark quiets the logs of its process."""
+    loggers = [logging.getLogger(name) for name in ("dspy", "dspy_dlpo")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 def burn(seconds: float) -> None:

@@ -663,11 +663,12 @@ def test_no_key_is_written_to_disk(make: Any, tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, threading, time
+import signal, sys, time
 import dspy
 from dspy_dlpo import DLPOOptimizer
 from tests.scripted import Oracle, examples, metric, scripted_lm, world
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # In the background it would be ignored.
 calls = []
 def hanging(system, user):
     calls.append(user)

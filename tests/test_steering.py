@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from dspy_dlpo import DLPOOptimizer
 from dspy_dlpo.budget import Budget, BudgetSpent
 from dspy_dlpo.steering import ended_by_ctrl_c
 from tests.scripted import Oracle, examples, metric, scripted_lm, world
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """A process that was started in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def compiled(after: Any, **settings: Any) -> tuple[dspy.Module, int]:
