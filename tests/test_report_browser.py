@@ -15,7 +15,9 @@ from tests.test_report import HOSTILE, made_up
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the `test` extra")
 Keys = webdriver.Keys
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+WebDriverWait = pytest.importorskip(
+    "selenium.webdriver.support.ui", reason="needs selenium, of the `test` extra"
+).WebDriverWait
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"

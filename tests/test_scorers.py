@@ -704,7 +704,9 @@ def test_answer_that_cannot_be_computed_costs_little_and_the_next_is_compared(an
     ],
 )
 def test_reasoning_gym_answers_are_judged_by_its_own_checker(name: str, form: str, accepted: bool) -> None:
-    dataset = pytest.importorskip("reasoning_gym").create_dataset(name, seed=0, size=3)
+    dataset = pytest.importorskip("reasoning_gym", reason="needs reasoning_gym, of the `test` extra").create_dataset(
+        name, seed=0, size=3
+    )
     for index, entry in enumerate(dataset):
         example = dspy.Example(question=entry["question"], answer=entry["answer"], dspy_id=str(index))
         answer = form.format(entry["answer"], entry["answer"])
@@ -712,7 +714,9 @@ def test_reasoning_gym_answers_are_judged_by_its_own_checker(name: str, form: st
 
 
 def test_reasoning_gym_answer_that_its_checker_cannot_read_is_wrong_and_said_to_be() -> None:
-    dataset = pytest.importorskip("reasoning_gym").create_dataset("prime_factorization", seed=0, size=1)
+    dataset = pytest.importorskip("reasoning_gym", reason="needs reasoning_gym, of the `test` extra").create_dataset(
+        "prime_factorization", seed=0, size=1
+    )
     example = dspy.Example(question="?", answer=dataset[0]["answer"], dspy_id="0")
     verdict = ReasoningGymScorer(dataset)(example, dspy.Prediction(answer="I do not know"))
     assert verdict.score == 0

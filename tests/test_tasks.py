@@ -55,7 +55,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
         rows = [HUB[path](index + 700 * (split == "test")) for index in range(250)]
         return [{**row, "question": f"{config}: {row['question']}"} if "mgsm" in path else row for row in rows]
 
-    monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", load_dataset)
+    monkeypatch.setattr(
+        pytest.importorskip("datasets", reason="needs datasets, of the `test` extra"), "load_dataset", load_dataset
+    )
     return asked
 
 
@@ -249,7 +251,9 @@ def test_hub_out_of_reach_is_an_error_that_says_both_ways_out(monkeypatch: pytes
     def load_dataset(*args: Any, **settings: Any) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", load_dataset)
+    monkeypatch.setattr(
+        pytest.importorskip("datasets", reason="needs datasets, of the `test` extra"), "load_dataset", load_dataset
+    )
     with pytest.raises(ConnectionError, match=r"openai/gsm8k .*no route to host.* network, or give `data_dir`"):
         load_task("gsm8k")
 

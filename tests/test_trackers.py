@@ -18,8 +18,8 @@ from dspy_dlpo.trackers import MLflowListener, WandbListener
 from tests.scripted import Oracle, examples, metric
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # Read on import. It would call home.
-mlflow = pytest.importorskip("mlflow")
-wandb = pytest.importorskip("wandb")
+mlflow = pytest.importorskip("mlflow", reason="needs mlflow, of the `test` extra")
+wandb = pytest.importorskip("wandb", reason="needs wandb, of the `test` extra")
 
 pytestmark = [  # Of MLflow's own, when its store and its classes are imported.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -127,7 +127,7 @@ def test_mlflow_run_is_nested_under_that_of_autolog(store: Any, lm: dspy.LM, mak
     finally:
         mlflow.dspy.autolog(disable=True, silent=True)
         dspy.settings.configure(callbacks=callbacks, track_usage=track_usage)
-        DLPOOptimizer.compile = compile_before  # type: ignore[method-assign]
+        DLPOOptimizer.compile = compile_before  # type: ignore[method-assign]  # MLflow had replaced it.
     outer, inner = sorted(store.runs(), key=lambda run: "mlflow.parentRunId" in run.data.tags)
     assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
     assert [outer.info.status, inner.info.status] == ["FINISHED", "FINISHED"]
