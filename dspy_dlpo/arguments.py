@@ -82,9 +82,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name in ("critic", "proposer"):
         if (module := arguments[name]) is not None and not callable(module):
             raise TypeError(f"`{name}` must be callable, but got {module!r}.")
-    for listener in given.listeners:
-        if not isinstance(listener, Listener):
-            raise TypeError(f"`listeners` must be a list of dspy_dlpo.Listener, but got {listener!r}.")
+    listeners = given.listeners
+    if not isinstance(listeners, (list, tuple)) or not all(isinstance(each, Listener) for each in listeners):
+        raise TypeError(f"`listeners` must be a list of dspy_dlpo.Listener, but got {listeners!r}.")
     if not callable(given.component_selector) and given.component_selector not in SELECTORS:
         raise ValueError(
             f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "

@@ -239,7 +239,9 @@ def bench(
     sizes: Annotated[
         tuple[int, int, int] | None, typer.Option(help="Train, validation and test examples. Default: the task's own.")
     ] = None,
-    reference: Annotated[str, typer.Option(help="The optimiser that the others are compared with.")] = "dlpo",
+    reference: Annotated[
+        str | None, typer.Option(help="The optimiser that the others are compared with. Default: dlpo.")
+    ] = None,
     curves: Annotated[bool, typer.Option(help="Whether what was best on the way is tested too.")] = True,
     num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
     num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
@@ -267,8 +269,10 @@ def bench(
             num_workers=num_workers,
             curves=curves,
         )
-    rows = tables.rows(cells, reference=reference)
-    tables.write(cells, folder, reference=reference)
+    if reference not in {None, *(cell.optimizer for cell in cells)}:
+        raise ValueError(f"`--reference` must be one of the optimisers compared, but got {reference!r}.")
+    rows = tables.rows(cells, reference=reference or "dlpo")
+    tables.write(cells, folder, reference=reference or "dlpo")
     typer.echo(tables.to_json(rows) if as_json else visible(tables.to_text(rows)), nl=as_json)
 
 

@@ -345,6 +345,7 @@ def test_bench_knows_the_ablation_by_name(tmp_path: Path) -> None:
         (["gsm8k"], "`model` must be given for gsm8k"),
         (["simulated/silly"], "A simulated task must be"),
         (["--optimizer", "luck"], "`optimizers` must be among"),
+        (["--optimizer", "none", "--seeds", 1, "--reference", "luck"], "`--reference` must be one of"),
     ],
 )
 def test_bench_refuses_what_it_cannot_compare(tmp_path: Path, arguments: list[str], message: str) -> None:

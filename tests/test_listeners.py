@@ -85,3 +85,5 @@ def test_listener_hears_of_an_exception(make: Any) -> None:
 def test_what_is_no_listener_is_refused(make: Any) -> None:
     with pytest.raises(TypeError, match=r"`listeners` must be a list of dspy_dlpo\.Listener"):
         make(listeners=[print])
+    with pytest.raises(TypeError, match=r"`listeners` must be a list of dspy_dlpo\.Listener"):
+        make(listeners=print)
