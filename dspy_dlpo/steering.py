@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dspy_dlpo.budget import Budget
@@ -30,7 +30,8 @@ def ended_by_ctrl_c(budget: Budget) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         budget.stop("stopped by Ctrl-C")
-        print("DLPO: stopping after what is in flight; Ctrl-C again to stop at once", file=sys.stderr)
+        with suppress(RuntimeError):  # The signal came while this thread was writing there: the run stops all the same.
+            print("DLPO: stopping after what is in flight; Ctrl-C again to stop at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, stop)
     try:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import dspy
+from dspy.lm15 import Request, Response
 
 from dspy_dlpo.benchmarks.compare import Setting, Setup
 from dspy_dlpo.benchmarks.simulator import DIFFICULTIES, simulation
 from dspy_dlpo.benchmarks.tasks import load_task
-from dspy_dlpo.local import local_lm
+from dspy_dlpo.local import LlamaEngine, weights_path
 
+_LOCAL = "qwen2.5-coder-1.5b"
 _ANSWER_TOKENS, _PROMPT_TOKENS = 60, 300
 """Most tokens of a reply of the model on this machine: as the program, and as critic and proposer."""
 
@@ -64,4 +66,31 @@ def _public(
 
 
 def _lm(model: str, max_tokens: int) -> dspy.LM:
-    return local_lm(max_tokens=max_tokens) if model == "local" else dspy.LM(model)
+    return _local(max_tokens) if model == "local" else dspy.LM(model)
+
+
+@lru_cache
+def _local(max_tokens: int) -> dspy.LM:
+    """Return the model on this machine; all cells share it, for its weights are big."""
+    stop = ["[[ ## completed"]  # What follows is only DSPy's end mark.
+    engine = _Once(weights_path(_LOCAL))
+    return dspy.LM(f"local/{_LOCAL}", engine=engine, temperature=0.0, max_tokens=max_tokens, num_retries=0, stop=stop)
+
+
+class _Once(LlamaEngine):
+    """Computes the answer to a prompt at temperature 0 once: every optimiser scores the same student, say.
+
+    It stands below what counts calls and tokens, so only the seconds of a cell depend on what ran before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._answers: dict[str, Response] = {}
+
+    def complete(self, request: Request) -> Response:
+        if request.config.temperature:
+            return super().complete(request)
+        key = repr(request)
+        if key not in self._answers:
+            self._answers[key] = super().complete(request)
+        return self._answers[key]
