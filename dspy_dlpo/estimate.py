@@ -86,6 +86,7 @@ def foretell(
     budget: Budget,
     prompt_model: dspy.BaseLM,
     critic_model: dspy.BaseLM,
+    chunk_size: int,
 ) -> Estimate:
     """Foretell the spending of a run: the size of a step times the number of steps that the limits allow.
 
@@ -101,13 +102,15 @@ def foretell(
         (writer.mean(lm, [_call(predictor, example) for example in sample]) for predictor, lm in pairs),
         Spending(metric_calls=1),
     )
+    failing = _FAILING * settings.batch_size
+    chunk_size = min(chunk_size, math.ceil(failing))
     critic, proposer = Spending(), Spending()
     for text in (predictor.signature.instructions for predictor in predictors.values()):
-        critic += writer.mean(critic_model, [_critique(text, example) for example in sample])
+        critic += writer.mean(critic_model, [_critique(text, [each] * chunk_size) for each in sample])
         proposer += writer.mean(prompt_model, [_proposal(text, settings.batch_size)])
 
     start = _times(rollout, fixed)
-    each = _times(rollout, step) + _times(critic, _FAILING * settings.batch_size) + proposer
+    each = _times(rollout, step) + _times(critic, failing / chunk_size) + proposer
     room = [math.inf if settings.num_steps is None else float(settings.num_steps)]
     first, further = (amounts(spent, spent.seconds / budget.num_threads) for spent in (start, each))
     room += [(limit - first[name]) / further[name] for name, limit in budget.limits.given.items() if further[name]]
@@ -119,10 +122,11 @@ def foretell(
         f"A step makes {step:.0f} metric calls: half of the incumbent's are paid already; after its first look "
         f"a comparison needs {_BEYOND_FIRST_LOOK:.0%} of the other examples; {_ACCEPTED:.0%} of the steps are accepted "
         "and compared on the valset.",
-        f"{_FAILING:.0%} of a minibatch fails and is criticised.",
+        f"{_FAILING:.0%} of a minibatch fails and is criticised, {chunk_size} in one call.",
         f"Prompts are as long as those of {len(sample)} examples and grow by {_GROWTH_TOKENS} tokens. A field that the "
         f"examples do not show has {_FIELD_TOKENS} tokens; a reply has no hidden reasoning.",
-        f"A critic's reply has {_CRITIC_TOKENS} tokens, a proposer's {_PROPOSER_TOKENS}. Nothing comes from a cache.",
+        f"A critic's reply has {_CRITIC_TOKENS} tokens for each failure, a proposer's {_PROPOSER_TOKENS}. "
+        "Nothing comes from a cache.",
     ]
     if "max_seconds" in budget.limits.given:
         assumptions.append(f"An LM call takes {_SECONDS_PER_LM_CALL:g} second; {budget.num_threads} run at once.")
@@ -213,9 +217,12 @@ def _call(predictor: dspy.Predict, example: dspy.Example) -> _Call:
     return _Call(signature, predictor.demos, inputs, more, sum(fields) + _MARKER_TOKENS * (len(fields) + 1))
 
 
-def _critique(instruction: str, example: dspy.Example) -> _Call:
-    inputs = {"instruction": instruction, "call": str(example.toDict()), "complaint": str(example.labels().toDict())}
-    return _Call(Critique, [], inputs, _GROWTH_TOKENS + _FEEDBACK_TOKENS, _CRITIC_TOKENS)
+def _critique(instruction: str, examples: Sequence[dspy.Example]) -> _Call:
+    calls = "\n".join(str(example.toDict()) for example in examples)
+    complaints = "\n".join(str(example.labels().toDict()) for example in examples)
+    inputs = {"instruction": instruction, "call": calls, "complaint": complaints}
+    more = _GROWTH_TOKENS + _FEEDBACK_TOKENS * len(examples)
+    return _Call(Critique, [], inputs, more, _CRITIC_TOKENS * len(examples))
 
 
 def _proposal(instruction: str, num_points: int) -> _Call:

@@ -333,7 +333,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         data = prepare(trainset, valset, self.seed)
         settings, budget = plan(vars(self), data)
         critic_model = self.critic_model or prompt_model
-        return foretell(program, predictors, data, settings, budget, prompt_model, critic_model)
+        return foretell(program, predictors, data, settings, budget, prompt_model, critic_model, self.critic_chunk_size)
 
     def diagnose(
         self,

@@ -84,6 +84,18 @@ def test_estimate_counts_longer_prompts_and_more_predictors(lm: dspy.LM, make: A
     assert twice.lm_calls > 1.9 * once.lm_calls
 
 
+def test_several_failures_in_one_critic_call_are_fewer_and_longer_calls(lm: dspy.LM, make: Any) -> None:
+    foretold = [
+        make(num_steps=10, batch_size=8, critic_chunk_size=size)
+        .estimate(dspy.Predict(Oracle), trainset=examples(40))
+        .expected
+        for size in (1, 4)
+    ]
+    assert foretold[0].lm_calls - foretold[1].lm_calls == 10 * (4 - 1)
+    assert foretold[0].metric_calls == foretold[1].metric_calls
+    assert foretold[1].tokens < foretold[0].tokens
+
+
 def test_reply_is_taken_to_be_no_longer_than_the_model_may_write(make: Any) -> None:
     with dspy.context(lm=scripted_lm(max_tokens=5)):
         expected = make().estimate(dspy.Predict(Oracle), trainset=examples(40)).expected
