@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.budget import Budget, metered
+from dspy_dlpo.budget import Budget, Meter, metered
 from dspy_dlpo.data import Data, place
 from dspy_dlpo.faults import FATAL, Faults, is_outside, unbroken
 from dspy_dlpo.ledger import Ledger
@@ -177,6 +177,7 @@ class Forward:
         self._max_chars = max_chars
         self._met: dict[_Key, float] = {}
         self._lost: set[_Key] = set()
+        self._meters: dict[_Key, Meter] = {}  # Of the rollouts in flight.
         self._faults = Faults(max_lost_share)
         self._program = lru_cache(maxsize=_MAX_PROGRAMS * num_repeats)(self._build)
 
@@ -221,7 +222,8 @@ class Forward:
         keys = list(missing)
 
         def keep(index: int, rollout: Rollout | None) -> None:
-            rollout = rollout or self._abandoned(keys[index])
+            meter = self._meters.pop(keys[index], None)
+            rollout = rollout or self._abandoned(keys[index], meter)
             self._ledger.add_rollout(rollout)
             self._meet(keys[index], rollout)
             self._faults.count(rollout)
@@ -265,9 +267,11 @@ class Forward:
             self._met[key] = rollout.score
         self._budget.charge(rollout.spent)
 
-    def _abandoned(self, key: _Key) -> Rollout:
+    def _abandoned(self, key: _Key, meter: Meter | None) -> Rollout:
+        """Return what is kept of a rollout that takes too long: the calls that it has finished are charged."""
         candidate, example, repeat = key
-        error, spent = f"abandoned after {self._timeout} seconds", Spending(1, seconds=self._timeout or 0.0)
+        error = f"abandoned after {self._timeout} seconds"
+        spent = replace(meter.spent if meter else Spending(), metric_calls=1, seconds=self._timeout or 0.0)
         return Rollout(candidate, example, self._failure_score, error=error, spent=spent, repeat=repeat, lost=True)
 
     def _build(self, candidate: Candidate, repeat: int) -> tuple[dspy.Module, dspy.BaseLM | None, PredictorNames]:
@@ -293,6 +297,7 @@ class Forward:
                 return program(**example.inputs())
 
         with metered(self._budget.prices, trace=[], lm=lm) as meter:
+            self._meters[key] = meter
             try:
                 prediction = unbroken(run)
                 score, feedback = self._metric(example, prediction, name)

@@ -258,6 +258,38 @@ def test_call_that_hangs_is_abandoned_and_counted(make: Any, tmp_path: Path, rol
     assert result.history[1].trial is not None
 
 
+def test_calls_that_an_abandoned_rollout_has_finished_are_charged() -> None:
+    release = threading.Event()
+
+    class Twice(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = dspy.Predict(Oracle), dspy.Predict(Oracle)
+
+        def forward(self, question: str) -> dspy.Prediction:
+            self.first(question=question)
+            release.wait(30)
+            return self.second(question=question)
+
+    data, ledger, budget = prepare(examples(2), None, 0), Ledger(None, {}), Budget()
+    with dspy.context(lm=scripted_lm()):
+        forward = Forward(
+            Twice(),
+            Metric(metric, (0, 1)),
+            data,
+            ledger=ledger,
+            budget=budget,
+            num_threads=1,
+            failure_score=0,
+            timeout=0.5,
+        )
+        forward.pay([(Candidate({}), "train:0")])
+    release.set()
+    assert forward.lost == 1
+    assert (budget.spent.metric_calls, budget.spent.lm_calls) == (1, 1)
+    assert budget.spent.input_tokens > 0
+
+
 def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
