@@ -98,7 +98,7 @@ def test_calls_and_tokens_are_those_the_models_saw() -> None:
 def test_a_result_holds_no_row_of_the_data(tmp_path: Path) -> None:
     (cell, *_) = RUN({"mine": with_demos}, folder=tmp_path)
     line = (tmp_path / CELLS).read_text()
-    assert cell.demos == {"self": [7, -1]}
+    assert cell.demos == {"self": ["7", ""]}
     assert "What does" not in line
     assert "nobody asked" not in line
     assert json.loads(line.splitlines()[0])["prompt_tokens"] > cell.prompt_tokens / 2 > 5
@@ -115,7 +115,7 @@ def test_a_score_that_is_known_costs_no_run() -> None:
     setting = replace(setup(), score=lambda program: len(program.signature.instructions) / 1000)
     cell = run_cell(Cell("codes", "none", 120, 0), lambda seed: setting, none)
     assert cell.score == len(INSTRUCTION) / 1000
-    assert cell.scores == []
+    assert cell.scores == {}
     assert setting.lm.engine.log == []
 
 
@@ -168,12 +168,13 @@ def test_instructions_are_tested_on_another_task_and_model() -> None:
     tuned = run_cell(Cell("codes", "human", 120, 0), setup, lambda job: Outcome(told(job, [0, 1])))
 
     def other(seed: int) -> Setting:
-        task = replace(setup().task, testset=examples(CODES, 1000))
+        testset = [dspy.Example(each, dspy_id=f"code-{number}") for number, each in enumerate(examples(CODES, 1000))]
+        task = replace(setup().task, testset=testset)
         return Setting(task, simulated_lm(lambda system, user: script(system, user).replace("w0", "something else")))
 
     (cell,) = transfer([tuned, Cell("codes", "gepa", 120, 0, skipped="too small")], {"other": other})
     assert (cell.task, cell.optimizer, cell.seed) == ("other", "human from codes", 0)
-    assert cell.scores == [0.0, 1.0, 0.0, 0.0]
+    assert cell.scores == {"code-0": 0.0, "code-1": 1.0, "code-2": 0.0, "code-3": 0.0}
     assert cell.instructions == tuned.instructions
 
 

@@ -23,7 +23,8 @@ class Cell:
         skipped: Why it was not run; empty if it was.
         failed: The error that ended it; empty if none did. A failed cell is run again.
         score: Test score of the result, from 0 to 1; None if the cell was skipped or failed.
-        scores: Score on each test example, by its index; empty where the setting knows the score without running it.
+        scores: Score on each test example, by its id in the set, else by its index; empty where the setting knows the
+            score without running it.
         curve: Best so far, by the optimiser's own record: metric calls made, and test score of what it would have
             returned then. Starts with the student, ends with the result.
         metric_calls: How often a program was scored, as counted by the metric.
@@ -34,7 +35,8 @@ class Cell:
         seconds: Wall time, testing apart.
         prompt_tokens: Length of the resulting instructions and demos, all predictors together.
         instructions: The resulting instructions, by predictor.
-        demos: Indices into the trainset of the resulting demos, by predictor; -1 for one that is not from there.
+        demos: Train examples that the resulting demos are, by predictor, named like those of `scores`; empty for a
+            demo that is none.
         plan: The parameters the budget was turned into.
         versions: Of the packages that took part.
     """
@@ -46,7 +48,7 @@ class Cell:
     skipped: str = ""
     failed: str = ""
     score: float | None = None
-    scores: Sequence[float] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
     metric_calls: int = 0
     lm_calls: int = 0
@@ -56,7 +58,7 @@ class Cell:
     seconds: float = 0.0
     prompt_tokens: int = 0
     instructions: Mapping[str, str] = field(default_factory=dict)
-    demos: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    demos: Mapping[str, Sequence[str]] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -200,7 +200,7 @@ def _result(
     outcome: Outcome,
     spent: Spending,
     metric_calls: int,
-    test: Callable[[dspy.Module], tuple[float, list[float]]],
+    test: Callable[[dspy.Module], tuple[float, dict[str, float]]],
     curves: bool,
 ) -> Cell:
     score, scores = test(outcome.program)
@@ -282,10 +282,10 @@ def transfer(
     return found
 
 
-def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Module) -> tuple[float, list[float]]:
+def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Module) -> tuple[float, dict[str, float]]:
     """Return the test score of a program, and that of each test example if it was run."""
     if setting.score is not None:
-        return setting.score(program), []
+        return setting.score(program), {}
     task = setting.task
     evaluate = dspy.Evaluate(
         devset=list(task.testset),
@@ -296,7 +296,11 @@ def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Mod
     )
     with dspy.context(lm=lm):
         scores = [float(score) for _, _, score in evaluate(program).results]
-    return fmean(scores), scores
+    return fmean(scores), dict(zip(_ids(task.testset), scores, strict=True))
+
+
+def _ids(examples: Sequence[dspy.Example]) -> list[str]:
+    return [str(example.get("dspy_id", index)) for index, example in enumerate(examples)]
 
 
 def _instructions(program: dspy.Module) -> dict[str, str]:
@@ -320,14 +324,15 @@ def _prompt_tokens(program: dspy.Module) -> int:
     return sum(map(count_tokens, texts))
 
 
-def _demos(program: dspy.Module, trainset: Sequence[dspy.Example]) -> dict[str, list[int]]:
+def _demos(program: dspy.Module, trainset: Sequence[dspy.Example]) -> dict[str, list[str]]:
     """Return which train examples the demos are: those with the same inputs."""
-    index = {json.dumps(each.inputs().toDict(), sort_keys=True, default=str): at for at, each in enumerate(trainset)}
-    found: dict[str, list[int]] = {}
+    keys = (json.dumps(each.inputs().toDict(), sort_keys=True, default=str) for each in trainset)
+    ids = dict(zip(keys, _ids(trainset), strict=True))
+    found: dict[str, list[str]] = {}
     for name, predictor in program.named_predictors():
         inputs = predictor.signature.input_fields
-        keys = [{field: demo[field] for field in inputs if field in demo} for demo in predictor.demos]
-        found[name] = [index.get(json.dumps(key, sort_keys=True, default=str), -1) for key in keys]
+        shown = [{field: demo[field] for field in inputs if field in demo} for demo in predictor.demos]
+        found[name] = [ids.get(json.dumps(each, sort_keys=True, default=str), "") for each in shown]
     return found
 
 
