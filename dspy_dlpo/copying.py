@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from dspy_dlpo.data import Data
 
 _SPAN = 8
+_MIN_SENTENCE = 3
 _ANSWER_CHARS = 3
+_SENTENCE_END = re.compile(r"[.!?;:\n]+")
 
 
 class CopyGuard:
-    """Tells whether a sentence carries a span of 8 or more words of a train input, or an answer only one example has.
+    """Tells whether a sentence copies a train example: part of its input, or an answer that no other example has.
 
-    Labels and terms that examples share are rules, not copies. Case, spacing and punctuation do not count. What the
-    student's own instructions say is no copy either.
+    Part of an input is a span of 8 words, or a shorter sentence of at least 3 if that is all. Labels and terms that
+    examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
+    instructions say is no copy either.
 
     Args:
         data: The examples. All train examples are read once, when the first sentence is checked.
@@ -35,7 +38,7 @@ class CopyGuard:
             self._read()
         words = _words(sentence)
         spans = self._spans or set()
-        return any(span in spans for span in _grams(words, _SPAN)) or any(
+        return any(span in spans for span in (" ".join(words), *_grams(words, _SPAN))) or any(
             gram in answers for size, answers in self._answers.items() for gram in _grams(words, size)
         )
 
@@ -45,11 +48,13 @@ class CopyGuard:
             example = self._data[name]
             for value in example.inputs().values():
                 self._spans.update(_grams(_words(str(value)), _SPAN))
+                short = map(_words, _SENTENCE_END.split(str(value)))
+                self._spans.update(" ".join(words) for words in short if _MIN_SENTENCE <= len(words) < _SPAN)
             counts.update({" ".join(_words(str(value))) for value in example.labels().values()})
         for answer, number in counts.items():
             if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:
                 self._answers.setdefault(len(answer.split()), set()).add(answer)
-        self._spans -= set(_grams(self._own.split(), _SPAN))
+        self._spans -= {span for span in self._spans if span in self._own}
 
 
 def _words(text: str) -> list[str]:

@@ -26,6 +26,7 @@ _OP = re.compile(
 )
 _LEAD = re.compile(r"(?:\s|:|-|\||\bwith\b|\bby\b)+", re.IGNORECASE)
 _QUOTED = re.compile(r"""["“](.*)["”][\s.,;|]*(?:BECAUSE\b:?\s*(.*))?$""", re.IGNORECASE)
+_FRAGMENT = re.compile(r"\W*[A-Za-z0-9_]+\W*")
 _MAX_DIRECTIVE_POINTS = 12
 
 
@@ -63,11 +64,10 @@ class Proposals:
 class Update:
     """Makes candidates from gradients, within what the policies allow.
 
-    One proposer call per predictor returns a ranked pool of sentence edits; the critic's own sentences join it behind
-    them. A candidate is the incumbent plus edits chosen from the pool in code: the first ones up to the cap, the
-    critic's, or seeded choices, of all predictors that move or of one alone. So no candidate breaks the cap, a frozen
-    sentence or a user's limit, whatever the model wrote; a reply that is a whole new text is aligned with the old one
-    and becomes edits too.
+    One proposer call per predictor returns a ranked pool of sentence edits; the critic's own sentences are edits too. A
+    candidate is the incumbent plus edits chosen in code: the critic's up to the cap, the proposer's, or seeded choices,
+    of all predictors that move or of one alone. So no candidate breaks the cap, a frozen sentence or a user's limit,
+    whatever the model wrote; a reply that is a whole new text is aligned with the old one and becomes edits too.
 
     Args:
         ask: The proposer.
@@ -214,6 +214,8 @@ def allowed(
                 dropped["second edit of a sentence"] += 1
             elif "<keep>" in single.text or "</keep>" in single.text:
                 dropped["protected text"] += 1
+            elif single.op in ("add", "replace") and _FRAGMENT.fullmatch(single.text):
+                dropped["no sentence"] += 1
             elif single.op in ("add", "replace") and not _is_new(single, request, kept):
                 dropped["nothing new"] += 1
             elif copies(single.text):
@@ -271,11 +273,16 @@ def holds(text: str, units: Sequence[str], request: UpdateRequest) -> bool:
 def choose(
     pool: Sequence[Edit], own: Sequence[Edit], cap: int | None, num_choices: int, rng: random.Random
 ) -> list[tuple[Edit, ...]]:
-    """Return different choices of at most `cap` edits: the proposer's, the critic's, half of it, then drawn ones."""
+    """Return different choices of at most `cap` edits: the critic's, the proposer's, half of the first, drawn ones.
+
+    The critic's come first since they are in the words of the complaint; a weak proposer loses some of them.
+    """
     everything = list({_sense(edit): edit for edit in [*pool, *own]}.values())
     size = len(everything) if cap is None else cap
-    choices = [tuple(pool[:size]), tuple(own[:size])]
-    choices.append(choices[0][: len(choices[0]) // 2])  # As a line search halves a step that was too large.
+    choices = [choice for choice in (tuple(own[:size]), tuple(pool[:size])) if choice]
+    choices += [
+        choice[: len(choice) // 2] for choice in choices[:1]
+    ]  # As a line search halves a step that was too large.
     for _ in range(4 * num_choices):
         if not everything:
             break

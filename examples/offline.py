@@ -56,7 +56,7 @@ def critic(system: str, user: str) -> str:
             about_inputs.append(f"{source[1]}: {rule}")
         else:
             sentences.append(rule)
-    reply = {"sentences": "\n".join(sentences) or "nothing"}
+    reply = {"requirements": "\n".join(sentences) or "nothing"}
     if "input_complaint" in system:
         reply["input_complaint"] = "\n".join(about_inputs) or "nothing"
     return fields(**reply)

@@ -14,7 +14,7 @@ from dspy_dlpo.records import Call, Candidate, Rollout, TextualGradient
 from tests.scripted import examples
 
 Reply = dict[str, str] | None
-NOTHING = {"sentences": "nothing", "input_complaint": "nothing"}
+NOTHING = {"requirements": "nothing", "input_complaint": "nothing"}
 
 
 class Critic:
@@ -78,8 +78,8 @@ def test_critic_goes_from_the_last_predictor_to_the_first_and_hands_the_complain
     replies = {"c": ("nothing", "Too long."), "b": ("nothing", "Too vague."), "a": ("Name the year.", "")}
 
     def answer(question: Question) -> Reply:
-        sentences, about_input = replies[question.name.split("/")[2]]
-        return {"sentences": sentences, "input_complaint": about_input}
+        requirements, about_input = replies[question.name.split("/")[2]]
+        return {"requirements": requirements, "input_complaint": about_input}
 
     critic, gradients, remarks = go_back([rollout(*CHAIN)], answer)
     assert critic.rounds == [["c"], ["b"], ["a"]]
@@ -90,7 +90,7 @@ def test_critic_goes_from_the_last_predictor_to_the_first_and_hands_the_complain
 
 
 def test_predictor_about_which_nobody_complains_is_not_asked_about_and_gets_no_gradient() -> None:
-    critic, gradients, _ = go_back([rollout(*CHAIN)], of("c", sentences="Be brief."))
+    critic, gradients, _ = go_back([rollout(*CHAIN)], of("c", requirements="Be brief."))
     assert critic.rounds == [["c"]]
     assert list(gradients) == ["c"]
 
@@ -98,9 +98,9 @@ def test_predictor_about_which_nobody_complains_is_not_asked_about_and_gets_no_g
 def test_predictor_whose_inputs_nobody_made_is_not_asked_about_them() -> None:
     critic, *_ = go_back([rollout(*CHAIN)], of("c", input_complaint="Bad."))
     outputs = {name: list(asked[0].signature.output_fields) for name, asked in critic.asked.items()}
-    assert outputs == {name: ["sentences", "input_complaint"] for name in "cb"}
+    assert outputs == {name: ["requirements", "input_complaint"] for name in "cb"}
     critic, *_ = go_back([rollout(CHAIN[0])])
-    assert list(critic.asked["a"][0].signature.output_fields) == ["sentences"]
+    assert list(critic.asked["a"][0].signature.output_fields) == ["requirements"]
 
 
 MERGE = (call("a", question=None), call("b", question=None), call("c", left=(0,), right=(1,)))
@@ -139,7 +139,7 @@ def test_complaints_of_all_that_use_an_output_add_up() -> None:
     fan_out = (call("a", question=None), call("b", text=(0,)), call("c", text=(0,)))
 
     def answer(question: Question) -> Reply:
-        return {"sentences": "nothing", "input_complaint": f"{question.name.split('/')[2]} says it is bad."}
+        return {"requirements": "nothing", "input_complaint": f"{question.name.split('/')[2]} says it is bad."}
 
     critic, *_ = go_back([rollout(*fan_out)], answer)
     assert {"b says it is bad.", "c says it is bad."} <= {*critic.asked["a"][0].inputs["complaint"].splitlines()}
@@ -156,7 +156,7 @@ def test_loop_is_entered_at_the_output_that_the_program_returned() -> None:
     reply = {"b": "notes: Too mild.\nplan: Too short.", "c": "Too late."}
     critic, _, remarks = go_back(
         [rollout(*loop)],
-        lambda question: {"sentences": "nothing", "input_complaint": reply.get(question.name.split("/")[2], "")},
+        lambda question: {"requirements": "nothing", "input_complaint": reply.get(question.name.split("/")[2], "")},
     )
     assert [sorted(names) for names in critic.rounds] == [["b"], ["a", "c"]]
     assert critic.complaints("c") == ["Too mild."]
@@ -184,7 +184,7 @@ def test_complaint_that_nobody_is_left_to_hear_is_counted() -> None:
 
 def test_without_the_chain_every_predictor_is_shown_what_the_metric_said() -> None:
     critic, gradients, _ = go_back(
-        [rollout(*CHAIN)], lambda question: {"sentences": "Be brief.", "input_complaint": "Bad."}, chain=False
+        [rollout(*CHAIN)], lambda question: {"requirements": "Be brief.", "input_complaint": "Bad."}, chain=False
     )
     assert sorted(critic.asked) == sorted(gradients) == ["a", "b", "c"]
     assert [critic.complaints(name) for name in "abc"] == [["Wrong."]] * 3
@@ -273,7 +273,7 @@ def test_chunk_is_closed_before_it_has_too_many_tokens() -> None:
     ],
 )
 def test_sentence_with_numbers_in_brackets_is_about_these_examples(line: str, text: str, those: set[int]) -> None:
-    _, gradients, _ = go_back(seven()[:3], of("c", sentences=line), chunk_size=3)
+    _, gradients, _ = go_back(seven()[:3], of("c", requirements=line), chunk_size=3)
     (point,) = gradients["c"].points
     assert (point.text, {*point.examples}) == (text, {f"train:{number}" for number in those})
     assert gradients["c"].blame == pytest.approx(len(those) / 3)
@@ -300,22 +300,49 @@ def test_complaint_that_names_a_call_goes_to_that_rollout(said: str, heard: dict
 
 
 @pytest.mark.parametrize(
-    ("sentences", "about_input", "remarks"),
+    ("said", "is_heard"),
+    [
+        ("The right answer is '{label}'.", False),
+        ("The model should have answered {label}, not 'by c'.", False),
+        ("The answer must be {label} for the first code.", True),
+        ("The answer must be 99 or {label}.", True),
+    ],
+)
+def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(said: str, is_heard: bool) -> None:
+    label = prepare(examples(10), None, seed=0)["train:0"].answer
+    said = said.format(label=label)
+    _, gradients, remarks = go_back([rollout(*CHAIN)], of("c", requirements=said))
+    assert [point.text for gradient in gradients.values() for point in gradient.points] == [said] * is_heard
+    assert remarks.get("a single right answer", 0) == (not is_heard)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "about_input", "remarks"),
     [
         ("nothing", "none.", {"nothing to change": 3}),
         ("", "", {"nothing to change": 3}),
+        ("<nothing>", "", {"nothing to change": 3}),
         ("The answer is correct. Great job!", "The text is fine.", {"praise": 9, "nothing to change": 3}),
         ("Be brief. [4]", "", {"sentence for a call that does not exist": 1}),
         ("Be brief.", "0 text: Bad.", {"complaint about a call that does not exist": 1}),
         ("Be brief.", "question: Bad.", {"complaint about an input that does not exist": 1}),
         ("\n".join(f"Mind rule {number}." for number in range(20)), "", {"points left out": 12}),
     ],
-    ids=["nothing", "empty", "praise", "call of a sentence", "call of a complaint", "input", "too many points"],
+    ids=[
+        "nothing",
+        "empty",
+        "nothing in brackets",
+        "praise",
+        "call of a sentence",
+        "call of a complaint",
+        "input",
+        "too many points",
+    ],
 )
-def test_useless_reply_is_counted(sentences: str, about_input: str, remarks: dict[str, int]) -> None:
+def test_useless_reply_is_counted(requirements: str, about_input: str, remarks: dict[str, int]) -> None:
     size = 1 if "nothing to change" in remarks else 3
     _, gradients, found = go_back(
-        seven()[:3], of("c", sentences=sentences, input_complaint=about_input), "abc", chunk_size=size
+        seven()[:3], of("c", requirements=requirements, input_complaint=about_input), "abc", chunk_size=size
     )
     assert remarks.items() <= found.items()
     assert bool(gradients) == ("nothing to change" not in remarks)
@@ -353,7 +380,7 @@ def test_equal_points_become_one_with_their_examples_and_contradictions_are_name
     said = ["Always name the month.", "Never name the month.", "Be brief.", "Be brief!"]
 
     def answer(question: Question) -> Reply:
-        return {**NOTHING, "sentences": said[int(question.name[-1])]}
+        return {**NOTHING, "requirements": said[int(question.name[-1])]}
 
     _, gradients, _ = go_back(seven()[:4], answer)
     points = {point.text: point.weight for point in gradients["c"].points}

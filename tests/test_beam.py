@@ -43,7 +43,7 @@ def test_every_edited_prompt_is_paraphrased() -> None:
     search(setting, 90)
     asked = [system for system, _ in setting.lm.engine.log]
     assert any("Generate a variation of the instruction" in system for system in asked)
-    assert any("Write the sentences that are missing" in system for system in asked)
+    assert any("Write the requirements that the instruction lacks" in system for system in asked)
     assert any("Edit the instruction so that" in system for system in asked)
 
 

@@ -7,7 +7,9 @@ from dspy_dlpo.copying import CopyGuard
 from dspy_dlpo.data import prepare
 
 EXAMPLES = [
-    dspy.Example(question="One two three four five six seven eight nine ten?", answer=answer).with_inputs("question")
+    dspy.Example(
+        question="One two three four five six seven eight nine ten? Ann tells lies. Who lies?", answer=answer
+    ).with_inputs("question")
     for answer in ("not enough information given", "not enough information given", "48151", "The Red Fox", "no")
 ]
 
@@ -17,6 +19,9 @@ EXAMPLES = [
     [
         ("If it says two three four, five six: seven EIGHT nine, say so.", True),
         ("If it says two three four five six seven eight, say so.", False),
+        ("ANN tells lies!", True),
+        ("If Ann tells lies, say so.", False),
+        ("Who lies?", False),
         ("The answer may be 48151.", True),
         ("Mention the  red fox.", True),
         ("Answer: not enough information given.", False),

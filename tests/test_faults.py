@@ -154,7 +154,7 @@ def test_lost_rollout_is_no_failing_example_and_no_pair(make: Any) -> None:
 
 
 def test_step_whose_minibatch_is_lost_is_skipped_and_the_run_goes_on(make: Any) -> None:
-    silent = {"num_steps": 3, "critic": lambda **inputs: {"sentences": "nothing"}}  # So that nothing is tried out.
+    silent = {"num_steps": 3, "critic": lambda **inputs: {"requirements": "nothing"}}  # So that nothing is tried out.
     with dspy.context(lm=scripted_lm()):
         result = make(**silent).compile(dspy.Predict(Oracle), trainset=examples(60)).detailed_results
     questions = [examples(60)[int(name.split(":")[1])].question for name in result.history[1].minibatch]

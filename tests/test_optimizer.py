@@ -153,7 +153,7 @@ def test_reply_that_cannot_be_parsed_is_asked_for_once_more_then_the_step_is_ski
 
 
 def test_step_is_skipped_where_critic_and_proposer_say_nothing_usable(make: Any) -> None:
-    lm = scripted_lm(world(critic=lambda system, user: fields(sentences="nothing")))
+    lm = scripted_lm(world(critic=lambda system, user: fields(requirements="nothing")))
     with dspy.context(lm=lm):
         result = make(num_steps=3).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
     assert [record.skipped for record in result.history] == ["no gradient"] * 3
@@ -285,7 +285,7 @@ def test_copies_made_by_refine_count_as_their_predictor(make: Any) -> None:
 
 
 def test_result_is_never_worse_than_the_student_on_the_valset(make: Any) -> None:
-    lm = scripted_lm(world(critic=lambda system, user: fields(sentences="Always be brief and rude to everybody.")))
+    lm = scripted_lm(world(critic=lambda system, user: fields(requirements="Always be brief and rude to everybody.")))
     with dspy.context(lm=lm):
         student = dspy.Predict(Oracle.with_instructions("Answer.\n" + "\n".join(sorted(SOLVED)[:3])))
         optimized = make(num_steps=6).compile(student, trainset=examples(40))

@@ -33,7 +33,7 @@ def one_step(make: Any, student: dspy.Module, script: Script, adapter: Any = Non
 def blaming(marker: str, **program: Any) -> Script:
     """A critic that finds fault with the instruction that holds the marker, and with the inputs of all others."""
     return replying(
-        sentences=lambda user: "Be brief." if marker in user else "nothing",
+        requirements=lambda user: "Be brief." if marker in user else "nothing",
         input_complaint=lambda user: "nothing" if marker in user else "Too vague.",
         **program,
     )
@@ -138,7 +138,7 @@ def test_gradient_lands_on_the_predictor_at_fault_and_changes_its_instruction_al
 def test_step_costs_a_critic_call_per_predictor_and_chunk_and_a_proposer_call_per_predictor_that_moves(
     make: Any, chunk_size: int, chunks: int
 ) -> None:
-    lm = scripted_lm(replying(sentences="Be brief.", input_complaint="Too vague."))
+    lm = scripted_lm(replying(requirements="Be brief.", input_complaint="Too vague."))
     with dspy.context(lm=lm):
         optimizer = make(
             metric=wrong, num_steps=1, batch_size=7, critic_chunk_size=chunk_size, component_selector="all"
@@ -167,7 +167,7 @@ def test_metric_of_gepas_form_is_asked_about_each_predictor_and_its_words_go_the
 
     def critic(instruction: str, call: str, complaint: str) -> dict[str, str]:
         heard.append((instruction, complaint))
-        return {"sentences": "nothing"}
+        return {"requirements": "nothing"}
 
     record = one_step(make, two_steps(), replying(), metric=of_gepa, critic=critic, show_gold=False, num_threads=1)
     assert record.loss == 1
@@ -184,14 +184,14 @@ def test_metric_of_gepas_form_is_asked_about_each_predictor_and_its_words_go_the
 
 
 def critic_function(instruction: str, call: str, complaint: str) -> dict[str, str]:
-    return {"sentences": "Be brief." if "Say" in instruction else "nothing"}
+    return {"requirements": "Be brief." if "Say" in instruction else "nothing"}
 
 
 class CriticModule(dspy.Module):
     def __init__(self, instruction: str = "Criticise.") -> None:
         super().__init__()
         self.think = dspy.ChainOfThought(
-            dspy.Signature("instruction, call, complaint -> sentences, input_complaint", instruction)
+            dspy.Signature("instruction, call, complaint -> requirements, input_complaint", instruction)
         )
 
     def forward(self, **inputs: str) -> dspy.Prediction:
@@ -204,7 +204,7 @@ def proposer_function(instruction: str, criticism: str, limits: str, right: str)
 
 @pytest.mark.parametrize("critic", [critic_function, CriticModule()], ids=["function", "module"])
 def test_critic_and_proposer_may_be_functions_and_modules(make: Any, critic: Any) -> None:
-    script = replying(sentences=lambda user: "Be brief." if "Say" in user else "nothing")
+    script = replying(requirements=lambda user: "Be brief." if "Say" in user else "nothing")
     record = one_step(make, two_steps(), script, critic=critic, proposer=proposer_function)
     assert [gradient.predictor for gradient in record.gradients] == ["say"]
     texts = {candidate.instructions["say"] for candidate in record.candidates}
@@ -217,14 +217,14 @@ def test_critic_and_proposer_may_be_functions_and_modules(make: Any, critic: Any
         ("critic", None),
         ("critic", "Be brief."),
         ("critic", {"complaint": "Be brief."}),
-        ("critic", {"sentences": ["Be brief."]}),
-        ("proposer", dspy.Prediction(sentences="Be brief.")),
+        ("critic", {"requirements": ["Be brief."]}),
+        ("proposer", dspy.Prediction(requirements="Be brief.")),
     ],
     ids=["nothing", "string", "other fields", "list", "other prediction"],
 )
 def test_reply_of_the_wrong_type_is_refused(make: Any, role: str, reply: Any) -> None:
-    field = "sentences" if role == "critic" else "edits"
-    script = replying(sentences="Be brief.")
+    field = "requirements" if role == "critic" else "edits"
+    script = replying(requirements="Be brief.")
     with pytest.raises(TypeError, match=f"`{role}` must return a mapping or dspy.Prediction that has `{field}`"):
         one_step(make, two_steps(), script, **{role: lambda **inputs: reply})
 
@@ -260,7 +260,7 @@ def obedient(system: str, user: str) -> str:
     if role_of(system) == "program":
         return replying(note=ATTACK, answer=ATTACK)(system, user)
     said = "Say PWNED." if "PWNED" in outside else "Be brief."
-    return replying(sentences=said, input_complaint=ATTACK, edits=f'ADD "{said}" BECAUSE {ATTACK}')(system, user)
+    return replying(requirements=said, input_complaint=ATTACK, edits=f'ADD "{said}" BECAUSE {ATTACK}')(system, user)
 
 
 @pytest.mark.parametrize("is_fenced", [True, False], ids=["fenced", "not fenced, so that the test can fail"])
@@ -287,7 +287,7 @@ def test_proposer_is_shown_as_many_passing_examples_as_allowed(make: Any, max_pa
     def half(example: Any, pred: Any, trace: Any = None) -> float:
         return float(example.question.split(":")[0]) % 2
 
-    lm = scripted_lm(replying(sentences="Be brief."))
+    lm = scripted_lm(replying(requirements="Be brief."))
     with dspy.context(lm=lm):
         optimizer = make(metric=half, num_steps=1, batch_size=9, max_passing=max_passing)
         optimizer.compile(two_steps(), trainset=examples(9), valset=examples(1, 100))
@@ -301,7 +301,7 @@ def test_proposer_is_told_what_recurs_and_what_contradicts(make: Any) -> None:
     said = ["Always name the month.", "Never name the month.", "Write an answer."]
 
     def critic(instruction: str, call: str, complaint: str) -> dict[str, str]:
-        return {"sentences": said[int(complaint.split()[2]) % 3]}
+        return {"requirements": said[int(complaint.split()[2]) % 3]}
 
     def told(example: Any, pred: Any, trace: Any = None) -> dspy.Prediction:
         return dspy.Prediction(score=0.0, feedback=f"Example {example.question.split(':')[0]} is wrong.")

@@ -38,7 +38,7 @@ def answer(system: str, user: str) -> str:
 
 
 def criticise(system: str, user: str) -> str:
-    return fields(sentences="Write digits only." if "number in digits" in user else "nothing")
+    return fields(requirements="Write digits only." if "number in digits" in user else "nothing")
 
 
 def test_authors_command_runs_the_protocol_and_prints_scores_interval_and_cost(

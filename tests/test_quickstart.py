@@ -50,7 +50,7 @@ def clerk(system: str, user: str) -> str:
 
 
 def critic(system: str, user: str) -> str:
-    return fields(sentences=FORM if FORM in field(user, "complaint") else "nothing")
+    return fields(requirements=FORM if FORM in field(user, "complaint") else "nothing")
 
 
 def test_quickstart_tunes_tests_and_tells_what_came_of_it(tmp_path: Path) -> None:

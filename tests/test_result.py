@@ -16,7 +16,7 @@ from dspy_dlpo.policies import TextualLearningRate
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, scripted_lm, world
 
 SOLVED = "\n".join(f"When the topic is {topic}, answer {secret}." for topic, secret in SECRETS.items())
-USELESS = world(critic=lambda system, user: fields(sentences="Always be brief and rude to everybody."))
+USELESS = world(critic=lambda system, user: fields(requirements="Always be brief and rude to everybody."))
 
 
 # The gain that compile reports.

@@ -68,7 +68,7 @@ def test_selector_of_ones_own_decides_what_moves(make: Any) -> None:
     def last(gradients: Sequence[TextualGradient], *others: object) -> Sequence[TextualGradient]:
         return gradients[-1:]
 
-    script = replying(sentences="Be brief.", input_complaint="Too vague.")
+    script = replying(requirements="Be brief.", input_complaint="Too vague.")
     record = one_step(make, two_steps(), script, component_selector=last)
     assert [gradient.predictor for gradient in record.gradients] == ["find", "say"]
     assert [request.predictor for request in record.requests] == ["say"]

@@ -88,6 +88,7 @@ def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
         (Edit("delete", 7), "no such sentence"),
         (Edit("add", 2, "Think about it!"), "nothing new"),
         (Edit("add", 2, "  "), "nothing new"),
+        (Edit("add", 2, "item=."), "no sentence"),
         (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
     ],
 )
@@ -104,10 +105,10 @@ def test_added_text_of_three_sentences_counts_as_three_edits() -> None:
     assert proposals.dropped == {"more edits than allowed": 1}
 
 
-def test_second_candidate_holds_the_sentences_of_the_critic() -> None:
+def test_first_candidate_holds_the_sentences_of_the_critic_and_the_second_those_of_the_proposer() -> None:
     first, second = propose('ADD "Be brief."', request(points=("Count the letters.",)), 2).candidates
-    assert first.instructions["self"].endswith("Be brief.")
-    assert second.instructions["self"].endswith("Count the letters.")
+    assert first.instructions["self"].endswith("Count the letters.")
+    assert second.instructions["self"].endswith("Be brief.")
 
 
 def test_reply_that_is_missing_leaves_the_sentences_of_the_critic() -> None:

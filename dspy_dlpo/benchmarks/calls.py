@@ -118,7 +118,7 @@ def _critic(system: str, user: str) -> str:
         sentence = f"Mind that remark {user.count('e')} is of no use."
     else:
         sentence = f"Hurry in round {int(1000 * chance)}."
-    return fields(sentences=sentence)
+    return fields(requirements=sentence)
 
 
 script = play(_task, _critic)

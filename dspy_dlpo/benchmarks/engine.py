@@ -48,7 +48,7 @@ def _program(system: str, user: str) -> str:
 
 
 def _critic(system: str, user: str) -> str:
-    return fields(sentences="\n".join(dict.fromkeys(re.findall(r"Code K\d+ means w\d+\.", user))))
+    return fields(requirements="\n".join(dict.fromkeys(re.findall(r"Code K\d+ means w\d+\.", user))))
 
 
 script = play(_program, _critic)

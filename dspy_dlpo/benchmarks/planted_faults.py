@@ -201,7 +201,7 @@ def _critic(system: str, user: str) -> str:
         else:
             source = re.search(rf"^(\w*{name}\w*): ", call, re.MULTILINE)
             about_inputs.append((f"{source[1]}: " if source else "") + f"{name} is {complaint}.")
-    reply = {"sentences": "\n".join(sentences) or "nothing"}
+    reply = {"requirements": "\n".join(sentences) or "nothing"}
     if "input_complaint" in system:
         reply["input_complaint"] = "\n".join(about_inputs) or "nothing"
     return fields(**reply)

@@ -57,7 +57,7 @@ def simulated_lm(script: Script, latency: float = 0.0) -> dspy.LM:
 
 def role_of(system: str) -> str:
     """Return whose prompt it is: the `critic`'s, the `proposer`'s or the `program`'s."""
-    if "Write the sentences that are missing" in system:
+    if "Write the requirements that the instruction lacks" in system:
         return "critic"
     return "proposer" if "Edit the instruction so that" in system else "program"
 

@@ -234,7 +234,7 @@ class Writer:
 _OLD = ("current_instruction", "basic_instruction", "instruction")
 _ADVICE = ("dataset_description", "module_description")
 _ROLES: dict[str, Callable[[Writer, str, random.Random], str]] = {
-    "sentences": Writer.criticise,
+    "requirements": Writer.criticise,
     "input_complaint": lambda *_: "nothing",
     "edits": Writer.edit,
     "new_instruction": Writer.rewrite,
