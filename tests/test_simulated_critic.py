@@ -63,7 +63,7 @@ def critic(example: dspy.Example, answer: str, feedback: str) -> str:
         call=fenced(f"request: {example.request}\nanswer: {answer}"),
         complaint=fenced(f"{feedback}\nExpected answer: {example.answer}"),
     )
-    return str(reply.sentences)
+    return str(reply.requirements)
 
 
 def simba(example: dspy.Example, answer: str, feedback: str) -> str:
@@ -295,7 +295,7 @@ def test_harm_is_seen_through_at_the_rate_of_rules(sim: Simulation) -> None:
         undone = sum(harmful not in told(sim, gepa(example, "?", feedback, instruction)) for _ in range(NUM_DRAWS))
         warned = sum(
             harmful.warning()
-            in dspy.Predict(Critique)(instruction=instruction, call=example.request, complaint=feedback).sentences
+            in dspy.Predict(Critique)(instruction=instruction, call=example.request, complaint=feedback).requirements
             for _ in range(NUM_DRAWS)
         )
     skills = sim.difficulty.skills
