@@ -4,7 +4,11 @@ import json
 import pickle
 from pathlib import Path
 
-from dspy_dlpo.benchmarks.setups import setup_named
+import pytest
+from dspy.lm15 import Config, Message, Request, Response, Usage
+
+from dspy_dlpo.benchmarks.setups import _Once, setup_named
+from dspy_dlpo.local import LlamaEngine
 
 
 def test_public_task_has_the_models_and_the_rows_it_was_given_and_survives_pickling(tmp_path: Path) -> None:
@@ -26,3 +30,27 @@ def test_simulated_task_knows_its_score_without_running() -> None:
     setting = setup_named("simulated/easy", None, None, None)(0)
     assert setting.score is not None
     assert 0 < setting.score(setting.task.program) < 1
+
+
+@pytest.mark.parametrize(("temperature", "computed"), [(0.0, 2), (None, 2), (1.0, 3)])
+def test_local_model_computes_an_answer_once_unless_it_is_drawn(
+    temperature: float | None, computed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def complete(engine: LlamaEngine, request: Request) -> Response:
+        asked.append(request)
+        return Response(
+            id=None, model="m", message=Message.assistant(str(len(asked))), finish_reason="stop", usage=Usage()
+        )
+
+    monkeypatch.setattr(LlamaEngine, "complete", complete)
+    (path := tmp_path / "model.gguf").write_bytes(b"GGUF")
+    engine = _Once(path)
+    config = Config(temperature=temperature)
+    answers = [
+        engine.complete(Request(model="m", messages=(Message.user(text),), config=config)).message.text
+        for text in ("one", "two", "one")
+    ]
+    assert len(asked) == computed
+    assert answers == (["1", "2", "1"] if computed == 2 else ["1", "2", "3"])
