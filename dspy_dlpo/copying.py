@@ -28,7 +28,7 @@ class CopyGuard:
 
     def __init__(self, data: Data, instructions: Iterable[str]) -> None:
         self._data = data
-        self._own = " ".join(_words(" ".join(instructions)))
+        self._own = " ".join(words(" ".join(instructions)))
         self._spans: set[str] | None = None
         self._answers: dict[int, set[str]] = {}
 
@@ -36,10 +36,10 @@ class CopyGuard:
         """Whether the sentence copies an example."""
         if self._spans is None:
             self._read()
-        words = _words(sentence)
+        said = words(sentence)
         spans = self._spans or set()
-        return any(span in spans for span in (" ".join(words), *_grams(words, _SPAN))) or any(
-            gram in answers for size, answers in self._answers.items() for gram in _grams(words, size)
+        return any(span in spans for span in (" ".join(said), *_grams(said, _SPAN))) or any(
+            gram in answers for size, answers in self._answers.items() for gram in _grams(said, size)
         )
 
     def _read(self) -> None:
@@ -47,19 +47,20 @@ class CopyGuard:
         for name in self._data.trainset:
             example = self._data[name]
             for value in example.inputs().values():
-                self._spans.update(_grams(_words(str(value)), _SPAN))
-                short = map(_words, _SENTENCE_END.split(str(value)))
-                self._spans.update(" ".join(words) for words in short if _MIN_SENTENCE <= len(words) < _SPAN)
-            counts.update({" ".join(_words(str(value))) for value in example.labels().values()})
+                self._spans.update(_grams(words(str(value)), _SPAN))
+                short = map(words, _SENTENCE_END.split(str(value)))
+                self._spans.update(" ".join(each) for each in short if _MIN_SENTENCE <= len(each) < _SPAN)
+            counts.update({" ".join(words(str(value))) for value in example.labels().values()})
         for answer, number in counts.items():
             if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:
                 self._answers.setdefault(len(answer.split()), set()).add(answer)
         self._spans -= {span for span in self._spans if span in self._own}
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
 
 
-def _grams(words: list[str], size: int) -> list[str]:
-    return [" ".join(words[start : start + size]) for start in range(len(words) - size + 1)]
+def _grams(text: list[str], size: int) -> list[str]:
+    return [" ".join(text[start : start + size]) for start in range(len(text) - size + 1)]

@@ -9,8 +9,8 @@ from statistics import fmean
 
 import dspy
 
-from dspy_dlpo.backward import Critique
 from dspy_dlpo.budget import Budget, Limits, amounts, models_of
+from dspy_dlpo.critique import Critique
 from dspy_dlpo.data import Data
 from dspy_dlpo.loop import Settings
 from dspy_dlpo.prices import dollars

@@ -50,7 +50,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prompt_model: The LM that writes candidates. Default: `dspy.settings.lm`, then the program's own.
         critic_model: The LM that criticises. Default: `prompt_model`.
         critic: Takes the place of the critic: any callable or `dspy.Module` that takes and returns the fields of
-            `dspy_dlpo.backward.CritiqueWithInput`. It is called with `critic_model` as DSPy's LM.
+            `dspy_dlpo.critique.CritiqueWithInput`. It is called with `critic_model` as DSPy's LM.
         proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.update.ProposeEditsKeeping`.
         critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models, and is
             what has been measured; more cost fewer calls.

@@ -17,9 +17,10 @@ from dspy.teleprompt.gepa.instruction_proposal import InstructionProposer
 from dspy.teleprompt.simba_utils import OfferFeedback
 from gepa.strategies.instruction_proposal import InstructionProposalSignature
 
-from dspy_dlpo.backward import Critique, fenced
+from dspy_dlpo.backward import fenced
 from dspy_dlpo.benchmarks.simulated_world import CUE, INSTRUCTION, Rule
 from dspy_dlpo.benchmarks.simulator import Simulation, simulation
+from dspy_dlpo.critique import Critique
 from dspy_dlpo.sentences import split
 from dspy_dlpo.update import ProposeEdits, numbered, parse_edits
 
