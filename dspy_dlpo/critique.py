@@ -19,6 +19,11 @@ _PRAISE = re.compile(
     r"|(good|great|nice|excellent) job\W*|no (changes?|edits?) (is|are) (needed|necessary|required)\W*",
     re.IGNORECASE,
 )
+_FAULT_OF_INSTRUCTION = re.compile(
+    r"(the|this|your)\s+(\w+\s+)?instructions?\s+"
+    r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|(is|was|are|were)\s+(missing|unclear|vague|ambiguous|not))\b",
+    re.IGNORECASE,
+)
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 _CALL_NUMBERS = re.compile(
     r"\s*(?:\[(?:calls?\s*)?(\d(?:[\d\s,]|and)*)\]|\(calls?\s*(\d(?:[\d\s,]|and)*)\))\.?$", re.IGNORECASE
@@ -87,6 +92,13 @@ def is_empty(text: str, remarks: Counter[str]) -> bool:
     return praise or text.strip().strip(".\"'<>[]").lower() in _NOTHING
 
 
+def _is_fault(text: str, remarks: Counter[str]) -> bool:
+    """Whether a sentence says what the instruction does not do: no requirement, though it was asked for one."""
+    fault = _FAULT_OF_INSTRUCTION.match(text) is not None
+    remarks["a fault of the instruction"] += fault
+    return fault
+
+
 def _is_answer(text: str, answers: set[str], remarks: Counter[str]) -> bool:
     """Whether a sentence only says what the right answer would have been here: "The answer must be 6, not 7."."""
     said = {*words(text)} - _ABOUT_ANSWERS
@@ -106,7 +118,7 @@ def read_points(reply: str, examples: Sequence[str], answers: set[str], remarks:
             remarks["sentence for a call that does not exist"] += not numbers <= {*range(1, len(examples) + 1)}
             sentence = sentence[: about.start()]
         for unit in map(str.strip, split(sentence)):
-            if not is_empty(unit, remarks) and not _is_answer(unit, answers, remarks):
+            if not (is_empty(unit, remarks) or _is_fault(unit, remarks) or _is_answer(unit, answers, remarks)):
                 points.append(Point(unit, tuple(those)))
     remarks["points left out"] += max(len(points) - _MAX_POINTS_PER_REPLY, 0)
     return points[:_MAX_POINTS_PER_REPLY]

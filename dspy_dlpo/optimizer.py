@@ -219,10 +219,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             OSError: If the disk is full. As after every error, the same call with the same `log_dir` goes on.
             dspy.LMError: If a language model fails in a way that no retry can mend.
         """
+        data = prepare(trainset, valset, self.seed)
         predictors = predictors_of(student)
         prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
         critic_model = self.critic_model or prompt_model
-        data = prepare(trainset, valset, self.seed)
         check_repeats(predictors, self.num_repeats)
         settings, budget = plan(vars(self), data)
         check_prices(budget, student, prompt_model, critic_model)
@@ -328,11 +328,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             TypeError: As `compile`.
             ValueError: As `compile`, for what can be seen before a run. An unknown price is no error.
         """
+        data = prepare(trainset, valset, self.seed)
         predictors = predictors_of(program)
         prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
-        data = prepare(trainset, valset, self.seed)
-        settings, budget = plan(vars(self), data)
         critic_model = self.critic_model or prompt_model
+        settings, budget = plan(vars(self), data)
         return foretell(program, predictors, data, settings, budget, prompt_model, critic_model, self.critic_chunk_size)
 
     def diagnose(
@@ -359,11 +359,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ValueError: As `compile`, or if `num_calls` is too small.
             RuntimeError: If every run was lost to a failing language model or to `timeout`.
         """
+        data = prepare(trainset, valset, self.seed)
         predictors_of(program)
         return examine(
             program,
             Metric(self.metric, self.score_range),
-            prepare(trainset, valset, self.seed),
+            data,
             num_calls=num_calls,
             prices=Prices(self.prices),
             num_threads=self.num_threads or dspy.settings.num_threads,

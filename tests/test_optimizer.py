@@ -532,6 +532,12 @@ def test_no_language_model_anywhere_is_refused(make: Any) -> None:
         make().compile(dspy.Predict(Oracle), trainset=examples(9))
 
 
+@pytest.mark.parametrize("method", ["compile", "estimate", "diagnose"])
+def test_examples_are_checked_before_the_language_model(make: Any, method: str) -> None:
+    with dspy.context(lm=None), pytest.raises(ValueError, match="`trainset`"):
+        getattr(make(), method)(dspy.Predict(Oracle), trainset=[])
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
