@@ -289,7 +289,7 @@ def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counte
 
 
 def _reduce(predictor: str, points: Sequence[Point], num_failing: int) -> TextualGradient:
-    merged = mergeread_points(points)
+    merged = merge_points(points)
     pairs = [(one.text, other.text) for place, one in enumerate(merged) for other in merged[place + 1 :]]
     blaming = {example for point in points for example in point.examples}
     return TextualGradient(
@@ -300,7 +300,7 @@ def _reduce(predictor: str, points: Sequence[Point], num_failing: int) -> Textua
     )
 
 
-def mergeread_points(points: Sequence[Point]) -> tuple[Point, ...]:
+def merge_points(points: Sequence[Point]) -> tuple[Point, ...]:
     """Make one point of those that are `alike`, the most frequent first.
 
     The first wording stays. Nothing is lost: the examples of merged points add up.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,14 +33,6 @@ class Data:
         kind, _, index = name.partition(":")
         given = self.given_valset if kind == "val" else self.given_trainset
         return given[int(index)]
-
-    def hash(self) -> str:
-        """Return a hash of the examples that were given, in order."""
-        digest = hashlib.sha256()
-        for kind, examples in (("train", self.given_trainset), ("val", self.given_valset)):
-            for example in examples:
-                digest.update(f"{kind} {sorted(example.items(), key=lambda item: item[0])!r}\n".encode())
-        return digest.hexdigest()[:16]
 
 
 def place(name: str) -> str:

@@ -19,13 +19,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from dspy_dlpo.fingerprint import HASH
 from dspy_dlpo.policies import State
 from dspy_dlpo.records import Rollout, Spending, StepRecord
 
 LEDGER = "ledger.sqlite"
 """Name of the file in the run's folder."""
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x444C504F  # "DLPO"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -98,10 +99,13 @@ class Ledger:
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=NORMAL")
         before = dict(self._file.execute("SELECT name, value FROM settings"))
-        other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        if other:
+        if other := [
+            name if HASH in old + new else f"{name}: {old} then, {new} now"
+            for name in sorted({*before, *settings})
+            if (old := before.get(name, "none")) != (new := settings.get(name, "none"))
+        ]:
             raise ValueError(
-                f"Run {self._path.parent if self._path else ''} was made with other settings ({', '.join(other)}). "
+                f"Run {self._path.parent if self._path else ''} was made with other settings: {'; '.join(other)}. "
                 "Use a new `log_dir`, or restore them."
             )
         for table in ("rollouts", "replies"):

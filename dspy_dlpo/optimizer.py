@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -380,14 +379,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     def _fingerprint(
         self, student: dspy.Module, data: Data, settings: Settings, models: Sequence[dspy.BaseLM]
     ) -> dict[str, str]:
-        kept = (
-            replace(settings, trainset=(), valset=(), num_steps=None, patience=None, seed=0),
-            self.failure_score,
-            self.show_gold,
-            self.protect,
-            self.critic_chunk_size,
-            self.chain,
-        )
+        arguments = ("failure_score", "show_gold", "protect", "critic_chunk_size", "chain")
+        kept = {**vars(settings), **{name: getattr(self, name) for name in arguments}}
+        for name in ("trainset", "valset", "num_steps", "patience", "seed"):
+            del kept[name]
         return fingerprint(
             student,
             {name: getattr(self, name) for name in ("metric", "critic", "proposer", "component_selector")},

@@ -138,5 +138,5 @@ def test_steps_are_kept_with_the_states_of_the_policies(tmp_path: Path) -> None:
 
 def test_other_settings_are_named(tmp_path: Path) -> None:
     Ledger(tmp_path, {"seed": "0", "policies": "a"}).close()
-    with pytest.raises(ValueError, match=r"other settings \(policies, seed\)"):
+    with pytest.raises(ValueError, match=r"other settings: policies: a then, b now; seed: 0 then, 1 now"):
         Ledger(tmp_path, {"seed": "1", "policies": "b"})

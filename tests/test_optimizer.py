@@ -636,12 +636,12 @@ def test_finished_run_can_be_extended(make: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ({"seed": 1}, "seed"),
-        ({"policies": [TextualLearningRate(2)]}, "policies"),
+        ({"seed": 1}, "seed: 0 then, 1 now"),
+        ({"policies": [TextualLearningRate(2)]}, "policies: "),
         ({"metric": worst}, "metric"),
-        ({"num_candidates": 3}, "settings"),
+        ({"batch_size": 5}, "batch_size: 8 then, 5 now"),
         ({"trainset": examples(41)}, "data"),
-        ({"prompt_model": scripted_lm(temperature=0.3)}, "models"),
+        ({"prompt_model": scripted_lm(temperature=0.3)}, "settings of the models"),
     ],
 )
 def test_run_folder_of_other_settings_is_refused(
@@ -649,7 +649,7 @@ def test_run_folder_of_other_settings_is_refused(
 ) -> None:
     make(num_steps=1, log_dir=tmp_path).compile(dspy.Predict(Oracle), trainset=examples(40))
     trainset = change.pop("trainset", None) or examples(40)
-    with pytest.raises(ValueError, match=rf"was made with other settings \({differs}.*Use a new `log_dir`"):
+    with pytest.raises(ValueError, match=rf"was made with other settings: .*{differs}.*Use a new `log_dir`"):
         make(num_steps=1, log_dir=tmp_path, **change).compile(dspy.Predict(Oracle), trainset=trainset)
 
 
