@@ -56,8 +56,8 @@ def test_mipro_trials_are_those_that_fit(left: int, num_examples: int, trials: i
     assert plans.mipro_trials(left, num_examples) == trials
 
 
-def test_optimisers_that_choose_on_the_valset_get_no_more_of_it_than_a_quarter_of_the_budget() -> None:
-    assert [plans.valset_share(budget, 50) for budget in (20, 100, 300)] == [10, 25, 50]
+def test_optimisers_that_choose_on_the_valset_get_a_twentieth_of_the_budget_of_it_and_at_least_10() -> None:
+    assert [plans.valset_share(budget, 50) for budget in (20, 300, 2000)] == [10, 15, 50]
 
 
 def test_simba_never_gets_fewer_examples_than_its_minibatch_has() -> None:
