@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -220,9 +221,12 @@ def bench(
             "it several times. Default: dlpo and none."
         ),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where results are kept; what it has is not run again.")] = Path(
-        "runs/bench"
-    ),
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where results are kept; what it has is not run again. Default: runs/bench, or FROM/transfer."
+        ),
+    ] = None,
     budget: Annotated[list[int] | None, typer.Option(min=1, help="Metric calls; several are allowed.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     model: Annotated[
@@ -242,6 +246,13 @@ def bench(
     reference: Annotated[
         str | None, typer.Option(help="The optimiser that the others are compared with. Default: dlpo.")
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Test score for `calls to target`. Default: 95 % of the best mean score of the task."
+        ),
+    ] = None,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that a simulated model takes to answer.")] = 0.0,
     curves: Annotated[bool, typer.Option(help="Whether what was best on the way is tested too.")] = True,
     num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
     num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
@@ -250,30 +261,46 @@ def bench(
     """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
     from dspy_dlpo.benchmarks import tables
     from dspy_dlpo.benchmarks.cells import read_cells
-    from dspy_dlpo.benchmarks.compare import compare, transfer
+    from dspy_dlpo.benchmarks.compare import compare
+    from dspy_dlpo.benchmarks.extras import extra
     from dspy_dlpo.benchmarks.rivals import ablation
-    from dspy_dlpo.benchmarks.setups import setup_named
+    from dspy_dlpo.benchmarks.setups import settings_of, setup_named
+    from dspy_dlpo.benchmarks.transfer import transfer
 
-    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes) for name in tasks or ["simulated/medium"]}
+    for package in ("scipy.stats", "matplotlib.figure"):
+        extra(package)  # Not found missing when all is paid for.
+    names = tasks or ["simulated/medium"]
+    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes, latency) for name in names}
+    for setup in setups.values():
+        setup(0)  # Nor a wrong task or folder.
+    settings = {name: settings_of(name, model, prompt_model, data_dir, sizes) for name in names}
+    folder = folder or (tuned / "transfer" if tuned else Path("runs/bench"))
     if tuned is not None:
-        cells = transfer(read_cells(tuned), setups, num_threads=num_threads)
+        cells = transfer(read_cells(tuned), setups, folder=folder, settings=settings, num_threads=num_threads)
     else:
-        names = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
+        groups = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
+        optimizers = [name for group in groups for name in group]
+        _check_reference(reference, optimizers)
         cells = compare(
             setups,
-            [name for each in names for name in each],
+            optimizers,
             folder=folder,
+            settings=settings,
             max_metric_calls=budget or 300,
             seeds=range(seeds),
             num_threads=num_threads,
             num_workers=num_workers,
             curves=curves,
         )
-    if reference not in {None, *(cell.optimizer for cell in cells)}:
-        raise ValueError(f"`--reference` must be one of the optimisers compared, but got {reference!r}.")
-    rows = tables.rows(cells, reference=reference or "dlpo")
-    tables.write(cells, folder, reference=reference or "dlpo")
+    _check_reference(reference, [cell.optimizer for cell in cells])
+    rows = tables.rows(cells, reference=reference or "dlpo", target=target)
+    tables.write(cells, folder, reference=reference or "dlpo", target=target)
     typer.echo(tables.to_json(rows) if as_json else visible(tables.to_text(rows)), nl=as_json)
+
+
+def _check_reference(reference: str | None, optimizers: Sequence[str]) -> None:
+    if reference not in {None, *optimizers}:
+        raise ValueError(f"`--reference` must be one of {', '.join(dict.fromkeys(optimizers))}, but got {reference!r}.")
 
 
 def _row(path: Path) -> dict[str, Any]:

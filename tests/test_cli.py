@@ -343,6 +343,9 @@ def test_bench_knows_the_ablation_by_name(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["gsm8k"], "`model` must be given for gsm8k"),
+        (["simulated/easy", "gsm9k"], "`name` must be one of bbh, "),
+        (["gsm8k", "--model", "openai/none", "--data-dir", "nowhere"], "`data_dir` must have rows of gsm8k"),
+        (["--from", "."], "`cells` must hold a result with a score"),
         (["simulated/silly"], "A simulated task must be"),
         (["--optimizer", "luck"], "`optimizers` must be among"),
         (["--optimizer", "none", "--seeds", 1, "--reference", "luck"], "`--reference` must be one of"),

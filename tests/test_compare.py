@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
 from dspy.lm15 import AuthError, TransportError
 
 from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
-from dspy_dlpo.benchmarks.compare import Setting, compare, run_cell, transfer
+from dspy_dlpo.benchmarks.compare import Setting, compare, run_cell
 from dspy_dlpo.benchmarks.rivals import Job, Outcome, none
 from dspy_dlpo.benchmarks.simulated import fields, simulated_lm
+from dspy_dlpo.benchmarks.tables import rows, write
+from dspy_dlpo.benchmarks.transfer import transfer
 from tests.small_task import CODES, INSTRUCTION, examples, meaning, script, setup
 
 RUN = partial(compare, {"codes": setup}, max_metric_calls=120, seeds=range(2), verbose=False)
@@ -122,8 +125,36 @@ def test_a_score_that_is_known_costs_no_run() -> None:
 def test_without_curves_only_the_result_is_tested() -> None:
     setting = setup()
     cell = run_cell(Cell("codes", "none", 120, 0), lambda seed: setting, none, curves=False)
-    assert cell.curve == [(0, 0.0)]
+    assert cell.curve == []
     assert len(cell.scores) == len(setting.task.testset) == len(setting.lm.engine.log)
+
+
+def test_without_curves_there_is_a_table_but_no_calls_to_a_target(tmp_path: Path) -> None:
+    def other_calls(job: Job) -> Outcome:
+        for example in job.task.trainset[: 3 + job.seed]:
+            job.metric(example, dspy.Prediction(answer=""))
+        return none(job)
+
+    cells = RUN({"mine": other_calls, "none": none}, folder=tmp_path, seeds=[0, 1], curves=False)
+    files = write(cells, tmp_path, reference="none")
+    assert [path.name for path in files] == ["table.md", "table.csv", "table.json"]
+    assert [(row.calls_to_target, row.reached) for row in rows(cells)] == [(None, None)] * 2
+
+
+def test_a_metric_that_fails_is_no_score_of_zero() -> None:
+    def broken(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
+        raise RuntimeError("no such judge")
+
+    setting = replace(setup(), task=replace(setup().task, metric=broken))
+    cell = run_cell(Cell("codes", "none", 120, 0), lambda seed: setting, none)
+    assert (cell.score, cell.failed) == (None, "RuntimeError: no such judge")
+
+
+def test_results_with_other_settings_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    RUN(["none"], folder=tmp_path, settings={"codes": {"model": "a"}})
+    RUN(["human"], folder=tmp_path, settings={"codes": {"model": "a"}})
+    with pytest.raises(ValueError, match=r"has results of codes with \{'model': 'a'\}, not \{'model': 'b'\}"):
+        RUN(["none"], folder=tmp_path, settings={"codes": {"model": "b"}})
 
 
 def unreachable(error: type[Exception]) -> Setting:
@@ -164,7 +195,11 @@ def test_counts_below_one_are_refused(options: dict[str, int], message: str, tmp
         RUN(["none"], folder=tmp_path, **options)
 
 
-def test_instructions_are_tested_on_another_task_and_model() -> None:
+def unreached(seed: int) -> Setting:
+    raise AssertionError
+
+
+def test_instructions_are_tested_on_another_task_and_model(tmp_path: Path) -> None:
     tuned = run_cell(Cell("codes", "human", 120, 0), setup, lambda job: Outcome(told(job, [0, 1])))
 
     def other(seed: int) -> Setting:
@@ -172,7 +207,9 @@ def test_instructions_are_tested_on_another_task_and_model() -> None:
         task = replace(setup().task, testset=testset)
         return Setting(task, simulated_lm(lambda system, user: script(system, user).replace("w0", "something else")))
 
-    (cell,) = transfer([tuned, Cell("codes", "gepa", 120, 0, skipped="too small")], {"other": other})
+    cells = [tuned, Cell("codes", "gepa", 120, 0, skipped="too small")]
+    (cell,) = transfer(cells, {"other": other}, folder=tmp_path)
+    assert transfer(cells, {"other": unreached}, folder=tmp_path) == [cell], "what the folder has is not run again"
     assert (cell.task, cell.optimizer, cell.seed) == ("other", "human from codes", 0)
     assert cell.scores == {"code-0": 0.0, "code-1": 1.0, "code-2": 0.0, "code-3": 0.0}
     assert cell.instructions == tuned.instructions
@@ -188,11 +225,31 @@ def test_a_transfer_to_other_predictors_is_refused() -> None:
     tuned = run_cell(Cell("codes", "none", 120, 0), setup, none)
 
     def other(seed: int) -> Setting:
-        program = dspy.ChainOfThought("question -> answer")
-        return replace(setup(), task=replace(setup().task, program=program))
+        return replace(setup(), task=replace(setup().task, program=Twice()))
 
     with pytest.raises(ValueError, match=r"predictors \['self'\], but other has others"):
         transfer([tuned], {"other": other})
+
+
+def test_the_only_instruction_goes_to_the_only_predictor_whatever_its_name() -> None:
+    tuned = run_cell(Cell("codes", "human", 120, 0), setup, lambda job: Outcome(told(job, [0, 1])))
+
+    def other(seed: int) -> Setting:
+        return replace(setup(), task=replace(setup().task, program=dspy.ChainOfThought("question -> answer")))
+
+    (cell,) = transfer([tuned], {"other": other})
+    assert cell.instructions == {"predict": tuned.instructions["self"]}
+
+
+def test_a_transfer_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="`cells` must hold a result with a score"):
+        transfer([], {"other": setup})
+
+
+class Twice(dspy.Module):  # type: ignore[misc]  # DSPy is untyped.
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = dspy.Predict("question -> answer"), dspy.Predict("question -> answer")
 
 
 def test_fields_of_the_small_task_are_read() -> None:

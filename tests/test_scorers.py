@@ -119,6 +119,9 @@ REFUSED_NUMBERS = [
     ("Answer: 19 because 20 - 2 = 18", "18"),
     ("The answer is 18. No, the answer is 19.", "18"),
     ("x != 18", "18"),
+    *[(text, "18") for text in ("√18", "sqrt(18)", "18 squared", "18 minus one", "twice 18", "a third of 18")],
+    *[(text, "18") for text in ("18 tenths", "18 lakh", "18 crore", "18 bn", "18th", "– 18", "over 18", "under $18")],
+    *[(text, "18") for text in ("close to 18", "ca. 18", "maybe 18", "18?", "18+")],
     ("283604000000000002", "283604000000000001"),
     ("1" + "0" * 39 + "8", "1" + "0" * 39 + "7"),
 ]
@@ -147,6 +150,7 @@ ACCEPTED_WORLD_NUMBERS = [
     ("1234567", "1.234.567"),
     ("-5", "−5"),
     ("-5", "-৫"),
+    *[("-5", text) for text in ("минус 5", "menos 5", "负5", "マイナス5")],
 ]
 REFUSED_WORLD_NUMBERS = [
     *[
@@ -162,6 +166,9 @@ REFUSED_WORLD_NUMBERS = [
         for text in ("", "十八", "18万", "18千", "18½", "17 и 18", "9 × 2", "36/2", "-18", "≈18", "18²", "৯ + ৯")
     ],
     *[("123456", text) for text in ("1,2,3,456", "1.23.456", "12.3456", "1,23,45,6")],
+    *[("18", text) for text in ("nicht 18", "не 18", "18 тысяч", "18 tausend", "18 mille", "18 Millionen", "18 लाख")],
+    *[("18", text) for text in ("18 హజార్", "18 พัน", "18 elfu", "etwa 18", "около 18", "约18", "18 et demi", "18の半分")],
+    *[("5", text) for text in ("минус 5", "menos 5", "负5", "マイナス5")],
     ("-5", "5"),
     ("-5", "৫"),
 ]

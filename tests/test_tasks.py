@@ -205,6 +205,7 @@ def test_id_of_an_example_is_seen_by_no_model() -> None:
     [
         ('{"id": "a", "question": "1?"', "but: Expecting"),
         ("", "but: Expecting"),
+        ("[" * 100_000, "but: "),
         ('["a"]', "with the strings id, question, answer"),
         ('{"id": "a", "question": "1?"}', "with the strings id, question, answer"),
         ('{"id": "a", "question": "1?", "answer": 1}', "with the strings id, question, answer"),
@@ -213,6 +214,20 @@ def test_id_of_an_example_is_seen_by_no_model() -> None:
 def test_malformed_line_is_told_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
     folder = write(tmp_path, "biggsm/all", [*made_up(2), line])
     with pytest.raises(ValueError, match=f"all.jsonl, line 3, must be a JSON object.*{message}"):
+        load_task("biggsm", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"id": "z", "question": " ", "answer": "1"}, "`question` must not be empty"),
+        ({"id": "z", "question": "1?", "answer": "1"}, "`id` must be unique, but 'z' is in an earlier line too"),
+    ],
+)
+def test_line_that_is_no_problem_is_told_by_file_and_number(tmp_path: Path, line: dict[str, str], message: str) -> None:
+    first = json.dumps({"id": "z", "question": "2?", "answer": "2"})
+    folder = write(tmp_path, "biggsm/all", [first, json.dumps(line)])
+    with pytest.raises(ValueError, match=f"all.jsonl, line 2: {message}"):
         load_task("biggsm", data_dir=folder)
 
 

@@ -25,8 +25,23 @@ _SPACES = "\u00a0\u2009\u202f'’"
 # Words and signs beside a number that make it another number, or none at all.
 _CHANGES = re.compile(
     r"(?i:\b(?:not|never|or|nor|about|around|approx\w*|roughly|nearly|almost|between|than|at least|at most|up to|plus|"
-    r"hundreds?|thousands?|[mbtr]+illions?|dozens?|hal(?:f|ves)|and (?:a|one))\b|n['’]t\b)|"
-    r"[≈~±≠<>≤≥!]|\d\s?[kKMB]\b|\d\s*[万亿億千百十萬兆]"
+    r"maybe|perhaps|possibly|circa|ca|close to|twice|double|triple|minus|squared|cubed|sqrt|tenths?|hundredths?|"
+    r"(?:over|under|above|below)(?=\s*[$€£]?\d)|(?:third|fifth|tenth) of|"
+    r"hundreds?|thousands?|[mbtr]+illions?|bn|dozens?|lakhs?|crores?|hal(?:f|ves)|and (?:a|one))\b|n['’]t\b)|"
+    r"[≈~±≠<>≤≥!√∛]|\d\s?[kKMB]\b|\d(?:st|nd|rd|th)\b|\d\s?[?+](?!\s*[\d(]|[$€£])"
+)
+# The same in the other languages of MGSM: not, about, or; thousand and more; and a half.
+_WORLD_CHANGES = re.compile(
+    r"\b(?:nicht|kein|oder|etwa|ungefähr|rund|tausend|milli(?:on|arde)(?:en)?|und ein|no es|unos|cerca de|"
+    r"aproximadamente|mil|mill(?:ón|ones)|y medi[oa]|pas|ou|environ|mille|milliers?|et demie?|не|или|около|примерно|"
+    r"sio|au|karibu|elfu|laki|milioni|na nusu)\b|тысяч|миллион|с половиной|\d\s*[万亿億千百十萬兆]|[约約半]|"
+    r"不是|ではな|"
+    r"প্রায়|হাজার|লাখ|కాదు|దాదాపు|వేల|హజార్|లక్ష|ประมาณ|ไม่ใช่|พัน|หมื่น|แสน|ล้าน|ครึ่ง|हज़ार|लाख",
+    re.IGNORECASE,
+)
+_MINUS = re.compile(
+    r"^–\s?(?=[\d$€£])|–(?=[\d$€£])|(?:\b(?:minus|negative|menos|moins|минус|hasi)\s+|[负負]|マイナス|ลบ|মাইনাস|మైనస్)\s*(?=[\d$€£])",
+    re.IGNORECASE,
 )
 _ARITHMETIC = re.compile(rf"[\d\s.,+\-*×x·÷/()%={_CURRENCY}]*")
 
@@ -102,9 +117,9 @@ def _number(answer: str, separators: str, pattern: re.Pattern[str]) -> Decimal |
         return None  # "5²" and "18½" are no 5 and no 18; "18 m²" is 18.
     text = "".join(str(unicodedata.decimal(sign)) if sign.isdecimal() else sign for sign in text)
     text = re.sub(r"\\[!,]|\{(?=,\})|(?<=,)\}", "", text).replace("\\", "").replace("−", "-").replace("，", ",")
-    text = re.sub(r"–(?=[\d$€£])|\b(?:minus|negative)\s+(?=[\d$€£])", "-", text, flags=re.IGNORECASE)
+    text = _MINUS.sub("-", text)
     text = re.sub(r"\b([kcm]?m|ft|in)\^?[23]\b", r"\1", text)
-    if _CHANGES.search(text):
+    if _CHANGES.search(text) or (separators != _ENGLISH[0] and _WORLD_CHANGES.search(text)):
         return None
     left, equals, right = text.rpartition("=")
     if equals and (not re.search(r"\d", left) or _ARITHMETIC.fullmatch(left)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 CELLS = "cells.jsonl"
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Cell:
         scores: Score on each test example, by its id in the set, else by its index; empty where the setting knows the
             score without running it.
         curve: Best so far, by the optimiser's own record: metric calls made, and test score of what it would have
-            returned then. Starts with the student, ends with the result.
+            returned then. Starts with the student, ends with the result; empty if only the result was tested.
         metric_calls: How often a program was scored, as counted by the metric.
         lm_calls: Calls of all language models, testing apart; one that asks for several completions counts once.
         input_tokens: Tokens sent.
@@ -71,6 +72,30 @@ class Cell:
     def tokens(self) -> int:
         """Tokens sent and received."""
         return self.input_tokens + self.output_tokens
+
+
+def keep_settings(folder: str | Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what tasks are run with in the folder of a comparison, by the task's name.
+
+    Raises:
+        ValueError: If the folder has results of a task with other settings.
+    """
+    path = Path(folder, SETTINGS)
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    for task, own in settings.items():
+        if kept.setdefault(task, {**own}) != own:
+            raise ValueError(f"{folder} has results of {task} with {kept[task]}, not {own}. Give another `folder`.")
+    if settings:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def add_cell(folder: str | Path, cell: Cell) -> None:
+    """Add a cell to those of a folder, which is made if need be."""
+    path = Path(folder, CELLS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(cell)) + "\n")
 
 
 def read_cells(folder: str | Path) -> list[Cell]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -27,15 +27,14 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from tqdm import tqdm
 
-from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
+from dspy_dlpo.benchmarks.cells import Cell, add_cell, keep_settings, read_cells
 from dspy_dlpo.benchmarks.plans import BudgetTooSmall
 from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, Rival, rival_named, score_of
 from dspy_dlpo.benchmarks.task import Task
 from dspy_dlpo.budget import metered
 from dspy_dlpo.faults import FATAL, is_outside
-from dspy_dlpo.forward import with_instructions
 from dspy_dlpo.prices import Prices
-from dspy_dlpo.records import Candidate, Spending
+from dspy_dlpo.records import Spending
 from dspy_dlpo.tokens import count_tokens
 
 _PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")
@@ -75,6 +74,7 @@ def compare(
     num_workers: int = 1,
     num_threads: int = 1,
     curves: bool = True,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     verbose: bool = True,
 ) -> list[Cell]:
     """Run every optimiser on every task with every budget and seed, except what the folder has already.
@@ -83,20 +83,22 @@ def compare(
         tasks: For each name a function from the seed to task and models.
         optimizers: Names (see `dspy_dlpo.benchmarks.rivals.rival_named`), or functions of one's own by name.
         folder: Where the results are kept, in `cells.jsonl`. One folder for one comparison: whoever changes a task, a
-            model or an optimiser takes a new one.
+            model or an optimiser takes a new one; `settings` can see to it.
         max_metric_calls: Budgets, in metric calls.
         seeds: Seeds; the same for all optimisers, so that they can be compared in pairs.
         num_workers: Processes that run cells side by side. Leave it at 1 for a model that runs on this machine.
         num_threads: Program runs in flight at once within a cell.
         curves: Whether the programs that were best on the way are tested too. Where `Setting.score` is not given, each
             costs a pass over the testset.
+        settings: What a task is run with (its models, say), by the task's name, as JSON. It is kept in the folder, and
+            other settings are refused there.
         verbose: Whether progress is shown on the terminal (standard error).
 
     Returns:
         The cells that were asked for, in order; `dspy_dlpo.benchmarks.tables` makes tables and pictures of them.
 
     Raises:
-        ValueError: If an optimiser is unknown, or a count is below 1.
+        ValueError: If an optimiser is unknown, a count is below 1, or the folder has results with other settings.
         ImportError: If an optimiser's package is not installed.
         dspy.LMError: If a language model fails in a way that no retry can mend.
     """
@@ -106,19 +108,17 @@ def compare(
             raise ValueError(f"`{name}` must be at least 1, but got {name}={value}.")
     rivals = dict(optimizers) if isinstance(optimizers, Mapping) else {name: rival_named(name) for name in optimizers}
     wanted = [Cell(*key) for key in product(tasks, rivals, budgets, seeds)]
-    path = Path(folder, CELLS)
     done = {cell.key: cell for cell in read_cells(folder) if not cell.failed}
     jobs = [
         partial(run_cell, cell, tasks[cell.task], rivals[cell.optimizer], num_threads=num_threads, curves=curves)
         for cell in wanted
         if cell.key not in done
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file, tqdm(total=len(jobs), unit="cell", disable=not verbose) as bar:
+    keep_settings(folder, settings or {})
+    with tqdm(total=len(jobs), unit="cell", disable=not verbose) as bar:
         for cell in _run(jobs, num_workers):
             done[cell.key] = cell
-            file.write(json.dumps(asdict(cell)) + "\n")
-            file.flush()
+            add_cell(folder, cell)
             bar.update()
     return [done[cell.key] for cell in wanted]
 
@@ -149,20 +149,27 @@ def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, cu
         dspy.LMError: If a language model fails in a way that no retry can mend.
     """
     setting = setup(cell.seed)
-    outages = _Outages()
+    outages = Outages()
     lm = outages.watch(setting.lm)
     prompt_lm = outages.watch(setting.prompt_lm) if setting.prompt_lm else lm
+    setting = replace(setting, task=replace(setting.task, metric=outages.watched(setting.task.metric)))
     metric = CountedMetric(setting.task.metric)
     job = Job(setting.task, metric, lm, prompt_lm, cell.max_metric_calls, cell.seed, num_threads)
     prices = Prices()
     prices.look_up({lm.model, prompt_lm.model})
     problem: Exception | None = None
-    with _quiet():
+    with quiet():
         try:
             with metered(prices, lm=lm, max_errors=_NO_END) as meter:
                 outcome = rival(job)
             cell = _result(
-                cell, setting, outcome, meter.spent, metric.calls, partial(_test, setting, lm, num_threads), curves
+                cell,
+                setting,
+                outcome,
+                meter.spent,
+                metric.calls,
+                partial(test_program, setting, lm, num_threads),
+                curves,
             )
         except BudgetTooSmall as too_small:
             return replace(cell, skipped=str(too_small))
@@ -171,7 +178,7 @@ def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, cu
         except Exception as error:  # noqa: BLE001 - Whatever a rival raises, the others' cells go on.
             problem = error
     problem = outages.problem or problem
-    if isinstance(problem, FATAL):
+    if isinstance(problem, (*FATAL, ImportError)):
         raise problem
     if problem is not None:
         said = str(problem).partition("\n")[0][:_MAX_CHARS]
@@ -179,8 +186,11 @@ def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, cu
     return cell
 
 
-class _Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
-    """Remembers whether a language model failed for reasons outside the request, which optimisers take for a score."""
+class Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
+    """Remembers whether a language model failed for reasons outside the request, or a metric failed.
+
+    Optimisers take both for a score.
+    """
 
     def __init__(self) -> None:
         self.problem: Exception | None = None
@@ -189,7 +199,20 @@ class _Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         """Return a copy of a language model that is watched, and has no cache."""
         return lm.copy(cache=False, callbacks=[*lm.callbacks, self])
 
+    def watched(self, metric: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a metric whose failures are remembered."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return metric(*args, **kwargs)
+            except Exception as problem:
+                self.problem = self.problem or problem
+                raise
+
+        return watched
+
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """Remember a failed call; DSPy calls this."""
         if exception is not None and is_outside(exception):
             self.problem = self.problem or exception  # type: ignore[assignment]  # It is an LMError.
 
@@ -216,73 +239,24 @@ def _result(
         cell,
         score=score,
         scores=scores,
-        curve=[*curve, (metric_calls, score)],
+        curve=[*curve, (metric_calls, score)] if curves else [],
         metric_calls=metric_calls,
         lm_calls=spent.lm_calls,
         input_tokens=spent.input_tokens,
         output_tokens=spent.output_tokens,
         cost=spent.cost,
         seconds=spent.seconds,
-        prompt_tokens=_prompt_tokens(outcome.program),
+        prompt_tokens=prompt_tokens_of(outcome.program),
         instructions=_instructions(outcome.program),
         demos=_demos(outcome.program, setting.task.trainset),
         plan=outcome.plan,
-        versions=dict(_versions()),
+        versions=dict(versions_used()),
     )
 
 
-def transfer(
-    cells: Iterable[Cell],
-    tasks: Mapping[str, Setup],
-    *,
-    num_threads: int = 1,
-) -> list[Cell]:
-    """Test tuned instructions on other tasks or with other models. Nothing is optimised; demos stay behind.
-
-    Args:
-        cells: Results of a comparison, for example `read_cells(folder)`. Those without a score are left out.
-        tasks: For each name a function from the seed to the task and the models to test on. The program must have the
-            predictors that the instructions are for.
-        num_threads: Program runs in flight at once.
-
-    Returns:
-        For each cell and task a cell of the new task, with the old one's optimiser, budget and seed, and the new score.
-        `optimizer` says where the instructions come from: `dlpo from gsm8k`.
-
-    Raises:
-        ValueError: If the program of a task has other predictors.
-        dspy.LMError: If a language model cannot be reached.
-    """
-    found = []
-    for (name, setup), cell in product(tasks.items(), cells):
-        if cell.score is None:
-            continue
-        setting = setup(cell.seed)
-        if {*cell.instructions} != {predictor for predictor, _ in setting.task.program.named_predictors()}:
-            raise ValueError(
-                f"`tasks` must have programs with the predictors {sorted(cell.instructions)}, but {name} has others. "
-                "Tune on a program of the same form."
-            )
-        program = with_instructions(setting.task.program, Candidate(cell.instructions))
-        outages = _Outages()
-        with _quiet():
-            score, scores = _test(setting, outages.watch(setting.lm), num_threads, program)
-        if outages.problem:
-            raise outages.problem
-        found.append(
-            replace(
-                Cell(name, f"{cell.optimizer} from {cell.task}", cell.max_metric_calls, cell.seed),
-                score=score,
-                scores=scores,
-                prompt_tokens=_prompt_tokens(program),
-                instructions=cell.instructions,
-                versions=dict(_versions()),
-            )
-        )
-    return found
-
-
-def _test(setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Module) -> tuple[float, dict[str, float]]:
+def test_program(
+    setting: Setting, lm: dspy.BaseLM, num_threads: int, program: dspy.Module
+) -> tuple[float, dict[str, float]]:
     """Return the test score of a program, and that of each test example if it was run."""
     if setting.score is not None:
         return setting.score(program), {}
@@ -316,7 +290,8 @@ def _fingerprint(program: dspy.Module) -> str:
     return json.dumps([_instructions(program), demos], sort_keys=True, default=str)
 
 
-def _prompt_tokens(program: dspy.Module) -> int:
+def prompt_tokens_of(program: dspy.Module) -> int:
+    """Return the length of a program's instructions and demos."""
     texts = [*_instructions(program).values()]
     texts += [
         str(value) for each in program.predictors() for demo in each.demos for value in _demo_fields(demo).values()
@@ -336,7 +311,8 @@ def _demos(program: dspy.Module, trainset: Sequence[dspy.Example]) -> dict[str, 
     return found
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions_used() -> Iterator[tuple[str, str]]:
+    """Yield the packages that took part, with their versions."""
     for package in _PACKAGES:
         try:
             yield package, version(package)
@@ -345,7 +321,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the rivals' progress bars and remarks off the terminal."""
     logger = logging.getLogger("dspy")
     level = logger.level

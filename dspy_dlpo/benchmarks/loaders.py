@@ -122,17 +122,22 @@ def _from_hub(name: str, source: Source, subtasks: Sequence[str], part: str) -> 
 
 def _from_file(path: Path, source: Source, subtasks: Sequence[str]) -> list[Row]:
     keys = ("id", "question", "answer", *(["subtask"] if subtasks else []))
-    rows = []
+    rows, ids = [], set[str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             found = json.loads(line)
-        except ValueError as error:  # No JSON, or no UTF-8.
+        except (ValueError, RecursionError) as error:  # No JSON, or no UTF-8; or nested without end.
             raise ValueError(f"{path}, line {number}, must be a JSON object, but: {error}.") from error
         if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in keys):
             raise ValueError(f"{path}, line {number}, must be a JSON object with the strings {', '.join(keys)}.")
+        if not found["question"].strip():
+            raise ValueError(f"{path}, line {number}: `question` must not be empty.")
         problem = re.search(r"\d+$" if source.translated else ".*", id := found["id"])
         if not problem:
             raise ValueError(f"{path}, line {number}: `id` must end in the number of the problem, but got {id!r}.")
+        if id in ids:
+            raise ValueError(f"{path}, line {number}: `id` must be unique, but {id!r} is in an earlier line too.")
+        ids.add(id)
         if not subtasks or found["subtask"] in subtasks:
             rows.append(Row(id, found["question"].strip(), found["answer"].strip(), problem.group()))
     return rows

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import dspy
 from dspy.lm15 import Request, Response
 
 from dspy_dlpo.benchmarks.compare import Setting, Setup
 from dspy_dlpo.benchmarks.simulator import DIFFICULTIES, simulation
-from dspy_dlpo.benchmarks.tasks import load_task
+from dspy_dlpo.benchmarks.tasks import check_name, load_task
 from dspy_dlpo.local import LlamaEngine, weights_path
 
 _LOCAL = "qwen2.5-coder-1.5b"
@@ -24,6 +26,7 @@ def setup_named(
     prompt_model: str | None,
     data_dir: Path | None,
     sizes: tuple[int, int, int] | None = None,
+    latency: float = 0.0,
 ) -> Setup:
     """Return the setup of a task.
 
@@ -34,22 +37,34 @@ def setup_named(
         prompt_model: Criticises and proposes. Default: `model`.
         data_dir: See `load_task`.
         sizes: Train, validation and test examples. Default: the task's own.
+        latency: Seconds that a simulated model takes to answer.
 
     Raises:
-        ValueError: If a task that is not simulated has no model, or there is no such difficulty.
+        ValueError: If there is no such task, or one that is not simulated has no model.
     """
     kind, _, difficulty = name.partition("/")
     if kind == "simulated":
         if difficulty not in DIFFICULTIES:
             raise ValueError(f"A simulated task must be simulated/ and one of {', '.join(DIFFICULTIES)}, not {name!r}.")
-        return partial(_simulated, difficulty)
+        return partial(_simulated, difficulty, latency)
+    check_name(name)
     if model is None:
         raise ValueError(f"`model` must be given for {name}: only simulated tasks have a model of their own.")
     return partial(_public, name, model, prompt_model, data_dir, sizes)
 
 
-def _simulated(difficulty: str, seed: int) -> Setting:
-    found = simulation(difficulty, seed)
+def settings_of(
+    name: str, model: str | None, prompt_model: str | None, data_dir: Path | None, sizes: Sequence[int] | None
+) -> dict[str, Any]:
+    """Return what the results of a task depend on, as JSON; the arguments are those of `setup_named`."""
+    if name.startswith("simulated/"):
+        return {}
+    data = "the hub" if data_dir is None else "a folder"
+    return {"model": model, "prompt_model": prompt_model or model, "data": data, "sizes": [*sizes] if sizes else None}
+
+
+def _simulated(difficulty: str, latency: float, seed: int) -> Setting:
+    found = simulation(difficulty, seed, latency=latency)
     return Setting(found.task, found.lm, found.prompt_lm, found.program_accuracy)
 
 

@@ -65,8 +65,8 @@ class Row:
         difference: Score less that of the reference, on the seeds that both have; None for the reference itself.
         target: Test score to be reached; None if no optimiser has a score.
         calls_to_target: Median over the seeds of the metric calls after which the best so far reached the target; None
-            if half of the seeds never did.
-        reached: Share of the seeds that reached it.
+            if half of the seeds never did, or there are no curves.
+        reached: Share of the seeds that reached it; None without curves.
         metric_calls: Mean number that was made.
         lm_calls: The same of LM calls.
         tokens: The same of tokens, sent and received.
@@ -137,8 +137,8 @@ def _row(group: Sequence[Cell], reference: Sequence[Cell], target: float | None)
     difference = Mean.of([own[seed] - other[seed] for seed in both]) if both else None
     if difference and not difference.is_sure:
         remarks.append("no sure difference")
-    calls = [math.inf if target is None else calls_to(cell, target) for cell in runs]
-    middle = median(calls)
+    calls = [calls_to(cell, target) for cell in runs if cell.curve] if target is not None else []
+    middle = median(calls) if calls else math.inf
     costs = [cell.cost for cell in runs if cell.cost is not None]
     return Row(
         first.task,
@@ -149,7 +149,7 @@ def _row(group: Sequence[Cell], reference: Sequence[Cell], target: float | None)
         difference=difference,
         target=target,
         calls_to_target=middle if middle < math.inf else None,
-        reached=sum(number < math.inf for number in calls) / len(calls),
+        reached=sum(number < math.inf for number in calls) / len(calls) if calls else None,
         metric_calls=fmean(cell.metric_calls for cell in runs),
         lm_calls=fmean(cell.lm_calls for cell in runs),
         tokens=fmean(cell.tokens for cell in runs),
@@ -183,7 +183,11 @@ def _words(row: Row) -> dict[str, str]:
         "seeds": number(row.num_seeds),
         "test score": row.score.text() if row.score else "",
         "difference": row.difference.text("+") if row.difference else "",
-        "calls to target": "" if not seen else "-" if row.calls_to_target is None else number(row.calls_to_target),
+        "calls to target": ""
+        if row.reached is None
+        else "-"
+        if row.calls_to_target is None
+        else number(row.calls_to_target),
         "reached": "" if row.reached is None else f"{row.reached:.0%}",
         "metric calls": number(row.metric_calls),
         "LM calls": number(row.lm_calls),

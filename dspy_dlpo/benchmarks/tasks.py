@@ -89,14 +89,8 @@ def load_task(
         ConnectionError: If the hub cannot be reached and there is no `data_dir`.
         FileNotFoundError: If `data_dir` has no rows of the task.
     """
-    name, _, named = name.partition("/")
-    if name not in _PLANS:
-        raise ValueError(f"`name` must be one of {_known(_PLANS)}, but got name={name!r}.")
-    subtask, plan = named or subtask or "", _PLANS[name]
-    subtasks = _gym_names() if name == _GYM else {"bbh": tuple(BBH), "mgsm": MGSM_LANGUAGES}.get(name, ())
-    if (subtask and subtask not in subtasks) or (not subtask and name in ("bbh", _GYM)):
-        rule = f"`subtask` of {name} must be one of {_known(subtasks)}" if subtasks else f"{name} has no subtasks"
-        raise ValueError(f"{rule}, but got subtask={subtask!r}.")
+    name, subtask, subtasks = check_name(name if subtask is None or "/" in name else f"{name}/{subtask}")
+    plan = _PLANS[name]
     if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
         raise ValueError(f"`sizes` must be three numbers of at least 1, but got sizes={sizes}.")
     metric: Scorer | ReasoningGymScorer
@@ -111,6 +105,8 @@ def load_task(
             "mgsm": (WORLD_NUMBER, WORLD_WORD_PROBLEM),
             "bbh": BBH.get(subtask, (NUMBER, "")),
         }[name]
+        if metric is LATEX:
+            extra("math_verify")  # Else every answer in another spelling would be wrong.
         pools = _problems(load_rows(name, (subtask,) if subtask else subtasks, data_dir), metric)
     splits = _split(pools, sizes, plan, seed)
     program = plan.module(dspy.Signature("question -> answer", "Answer the question."))
@@ -123,6 +119,23 @@ def load_task(
         valset=splits[1],
         testset=splits[2],
     )
+
+
+def check_name(name: str) -> tuple[str, str, Sequence[str]]:
+    """Return the set and the subtask that a task's name says, and the subtasks of the set.
+
+    Raises:
+        ValueError: If there is no such task or subtask.
+        ImportError: If reasoning-gym is missing.
+    """
+    name, _, subtask = name.partition("/")
+    if name not in _PLANS:
+        raise ValueError(f"`name` must be one of {_known(_PLANS)}, but got name={name!r}.")
+    subtasks = _gym_names() if name == _GYM else {"bbh": tuple(BBH), "mgsm": MGSM_LANGUAGES}.get(name, ())
+    if (subtask and subtask not in subtasks) or (not subtask and name in ("bbh", _GYM)):
+        rule = f"`subtask` of {name} must be one of {_known(subtasks)}" if subtasks else f"{name} has no subtasks"
+        raise ValueError(f"{rule}, but got subtask={subtask!r}.")
+    return name, subtask, subtasks
 
 
 def _known(names: Iterable[str]) -> str:
@@ -167,7 +180,10 @@ def _split(
         counts = list(group)
         if len(pool) < sum(group):
             if sizes or len(pool) < len(group):
-                raise ValueError(f"`sizes` must fit into the set, but got {group} of {len(pool)} problems.")
+                raise ValueError(
+                    f"`sizes` must fit into the set, but got {tuple(group)} of {len(pool)} problems with a readable "
+                    "answer."
+                )
             counts = [max(len(pool) * size // sum(group), 1) for size in group]
             counts[-1] = len(pool) - sum(counts[:-1])
         elif plan.rest and not sizes:
