@@ -38,6 +38,8 @@ _COUNTS = {
 }
 """Integers and the least they may be."""
 
+_OPTIONAL = ("num_steps", "patience", "batch_size", "max_trial_examples", "num_threads")
+
 
 def limits_of(arguments: Mapping[str, Any]) -> Limits:
     """Return the limits among an optimiser's arguments."""
@@ -59,17 +61,21 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     limits_of(arguments)
     for name, low in _COUNTS.items():
         value = arguments[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        if value is None and name in _OPTIONAL:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise ValueError(f"`{name}` must be an integer of at least {low}, but got {name}={value!r}.")
     _check_scores(given.score_range, given.failure_score)
     if not isinstance(given.seed, int):
         raise TypeError(f"`seed` must be an integer, but got seed={given.seed!r}.")
-    if given.timeout is not None and not 0 < given.timeout < math.inf:
-        raise ValueError(f"`timeout` must be seconds above 0, but got timeout={given.timeout}. None is no limit.")
-    if not 0 < given.max_lost_share <= 1:
-        raise ValueError(f"`max_lost_share` must be in (0, 1], but got max_lost_share={given.max_lost_share}.")
-    if not 0.5 < given.confidence < 1:
-        raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={given.confidence}. 0.95 is usual.")
+    if given.timeout is not None and not (is_number(given.timeout) and given.timeout > 0):
+        raise ValueError(f"`timeout` must be seconds above 0, but got timeout={given.timeout!r}. None is no limit.")
+    if not (is_number(given.max_lost_share) and 0 < given.max_lost_share <= 1):
+        raise ValueError(f"`max_lost_share` must be in (0, 1], but got max_lost_share={given.max_lost_share!r}.")
+    if not (is_number(given.confidence) and 0.5 < given.confidence < 1):
+        raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={given.confidence!r}. 0.95 is usual.")
+    if given.log_dir is not None and not (isinstance(given.log_dir, (str, Path)) and str(given.log_dir)):
+        raise ValueError(f"`log_dir` must be a folder, but got log_dir={given.log_dir!r}. None keeps nothing.")
     Metric(given.metric, given.score_range)
     Prices(given.prices)
     as_policies(given.policies)
@@ -92,12 +98,18 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and not a bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_scores(score_range: Any, failure_score: float | None) -> None:
-    numbers = isinstance(score_range, (list, tuple)) and [isinstance(each, (int, float)) for each in score_range]
+    numbers = isinstance(score_range, (list, tuple)) and [*map(is_number, score_range)]
     if numbers != [True, True] or not score_range[0] < score_range[1]:
         raise ValueError(f"`score_range` must be (lowest, highest), but got score_range={score_range!r}.")
-    if failure_score is not None and not score_range[0] <= failure_score <= score_range[1]:
-        raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score}.")
+    low, high = score_range
+    if failure_score is not None and not (is_number(failure_score) and low <= failure_score <= high):
+        raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score!r}.")
 
 
 def predictors_of(student: dspy.Module) -> dict[str, dspy.Predict]:
@@ -159,7 +171,7 @@ def plan(arguments: Mapping[str, Any], data: Data) -> tuple[Settings, Budget]:
         num_candidates=given.num_candidates,
         max_trial_examples=given.max_trial_examples,
         max_passing=given.max_passing,
-        score_range=given.score_range,
+        score_range=(float(given.score_range[0]), float(given.score_range[1])),
         confidence=given.confidence,
         seed=given.seed,
         num_repeats=given.num_repeats,

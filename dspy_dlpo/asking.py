@@ -13,13 +13,14 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from dspy_dlpo.budget import Budget, metered
-from dspy_dlpo.faults import FATAL, unbroken
+from dspy_dlpo.faults import FATAL, is_outside, unbroken
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Spending
 from dspy_dlpo.threads import run_in_threads
 
 Fields = Mapping[str, str]
 _Answer = tuple[dict[str, Any], Spending, LMError | None]
+_OUTAGES = 2  # Rounds in a row in which nothing was reached.
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Question:
     name: str
     signature: type[dspy.Signature]
     inputs: Fields
+
+    @property
+    def role(self) -> str:
+        """Who is asked: critic or proposer."""
+        return self.name.partition("/")[0]
 
     @property
     def key(self) -> str:
@@ -73,6 +79,7 @@ class Asker:
         self._num_threads = num_threads
         self._timeout = timeout
         self._ever_answered = False
+        self._outages = 0
         self.unparsed = 0
 
     def __call__(self, questions: Sequence[Question]) -> list[Fields | None]:
@@ -81,6 +88,7 @@ class Asker:
         Raises:
             BudgetSpent: If the budget ends on the way.
             dspy.LMError: If the model fails in a way that no retry can mend, or fails on all of the first questions.
+            RuntimeError: If it cannot be reached for any question, in two calls in a row.
         """
         replies: list[dict[str, Any] | None] = [None] * len(questions)
         missing = []
@@ -90,11 +98,13 @@ class Asker:
                 self._budget.charge(spent)
             else:
                 missing.append(index)
-        failures = []
+        failures: list[LMError] = []
+        abandoned: list[str] = []
 
         def keep(number: int, answer: _Answer | None) -> None:
-            abandoned: _Answer = ({"fields": None}, Spending(seconds=self._timeout or 0.0), None)
-            reply, spent, failure = answer or abandoned
+            if answer is None:
+                abandoned.append(f"no answer in {self._timeout} seconds")
+            reply, spent, failure = answer or ({"fields": None}, Spending(seconds=self._timeout or 0.0), None)
             if failure is not None:
                 failures.append(failure)
             failed = answer is None or failure is not None
@@ -106,6 +116,15 @@ class Asker:
         run_in_threads(asks, keep, num_threads=self._num_threads, timeout=self._timeout)
         if failures and len(failures) == len(questions) and not self._ever_answered:
             raise failures[0]
+        unreached = [*filter(is_outside, failures), *abandoned]
+        if questions:
+            self._outages = self._outages + 1 if len(unreached) == len(questions) else 0
+        if self._outages == _OUTAGES:
+            raise RuntimeError(
+                f"{questions[0].role.capitalize()} could not be reached in {_OUTAGES} rounds in a row. The last error "
+                f"was: {unreached[-1]}. With a `log_dir`, what was paid is kept there, and the same call goes on once "
+                "this is mended."
+            )
         fields = [reply.get("fields") if reply else None for reply in replies]
         self._ever_answered |= any(field is not None for field in fields)
         self.unparsed += sum(field is None for field in fields)
@@ -145,7 +164,7 @@ def _fields(reply: Any, question: Question) -> dict[str, str]:
     fields = {name: given.get(name) or "" for name in names}
     if names[0] not in given or not all(isinstance(value, str) for value in fields.values()):
         raise TypeError(
-            f"`{question.name.partition('/')[0]}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
+            f"`{question.role}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
             f"string, but got {reply!r}."
         )
     return fields

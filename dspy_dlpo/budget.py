@@ -127,7 +127,8 @@ class Budget:
         """Add to the spending, whether it was paid now or by the run that this one resumes.
 
         Raises:
-            ValueError: If there is a limit in dollars and the price of a call is not known.
+            ValueError: If there is a limit in dollars and the price of a call is not known, or one in tokens and a
+                language model does not report them.
         """
         with self._lock:
             self.spent += spent
@@ -138,6 +139,11 @@ class Budget:
             raise ValueError(
                 f"`max_cost` needs the price of every call, but that of {models} is unknown. {WAY_OUT % 'MODEL'}, and "
                 "a new `log_dir` if the run has one."
+            )
+
+        if self.limits.max_tokens is not None and spent.lm_calls and not spent.tokens:
+            raise ValueError(
+                "`max_tokens` needs the tokens of every call, but a language model reports none. Use `max_lm_calls`."
             )
 
     def progress(self, spent: Spending) -> str:
@@ -159,6 +165,10 @@ def _number(name: str, amount: float) -> str:
     return f"{amount:.1f}" if name == "max_seconds" else f"{amount:.0f}"
 
 
+class Abandoned(BaseException):
+    """Ends a rollout that nobody waits for any more; no program catches it by mistake."""
+
+
 class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
     """Counts the calls and tokens of everything below it, across threads, and reports them to the tracker above.
 
@@ -170,6 +180,7 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
 
     Attributes:
         seconds: How long the metered block took, once it is over.
+        is_closed: Whether nobody waits for the block any more: its next reply is not counted here, and ends it.
         history: DSPy's entries of the calls, which say what each cost.
     """
 
@@ -179,14 +190,21 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
         self._prices = prices
         self._lock = threading.Lock()
         self.seconds = 0.0
+        self.is_closed = False
         self.history: list[dict[str, Any]] = []
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        """Count one call."""
+        """Count one call.
+
+        Raises:
+            Abandoned: If the meter is closed.
+        """
         with self._lock:
-            self.usage_data[lm].append(usage_entry)
             if self._parent is not None:
                 self._parent.add_usage(lm, usage_entry)
+            if self.is_closed:
+                raise Abandoned
+            self.usage_data[lm].append(usage_entry)
 
     @property
     def spent(self) -> Spending:

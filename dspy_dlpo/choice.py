@@ -27,6 +27,7 @@ class Choice:
 
     Attributes:
         best: The best so far.
+        num_gains: How often a new one was ahead of the best so far, not only as good.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Choice:
         max_examples: int | None = None,
     ) -> None:
         self.best = student
+        self.num_gains = 0
         self._forward, self._student, self._valset = forward, student, valset
         self._score_range, self._confidence, self._first_look = score_range, confidence, first_look
         self._screen = valset[:max_examples]
@@ -67,6 +69,7 @@ class Choice:
         self._entrants.pop(candidate.id, None)
         self._entrants[candidate.id] = candidate  # The last is the incumbent.
         if is_ahead and self._stands(candidate, self._screen):
+            self.num_gains += self._lead(candidate, self.best) > 0
             self.best = candidate
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial, reduce
 from operator import add
 from statistics import fmean
+from types import MethodType
 from typing import Any
 
 import dspy
@@ -55,7 +56,9 @@ class Metric:
         """How many positional arguments the metric is called with: 5, 3 or 2, the most it takes."""
         if not callable(self.function):
             raise TypeError(f"`metric` must be callable, but got {self.function!r}.")
-        function = self.function.forward if isinstance(self.function, dspy.Module) else self.function
+        function = self.function
+        if isinstance(function, dspy.Module):  # Asked of the class: DSPy warns of `module.forward`.
+            function = MethodType(type(function).forward, function)
         signature = inspect.signature(function)
         for number in (5, 3, 2):
             try:
@@ -228,7 +231,12 @@ class Forward:
             self._meet(keys[index], rollout)
             self._faults.count(rollout)
 
-        run_in_threads(list(missing.values()), keep, num_threads=self._num_threads, timeout=self._timeout)
+        try:
+            run_in_threads(list(missing.values()), keep, num_threads=self._num_threads, timeout=self._timeout)
+        finally:
+            for meter in self._meters.values():  # Left behind on Ctrl-C.
+                meter.is_closed = True
+            self._meters.clear()
 
     def score(self, candidate: Candidate, example: str) -> float | None:
         """Return a candidate's mean score on an example, None if this run has not met it or has lost it."""
@@ -271,6 +279,8 @@ class Forward:
         """Return what is kept of a rollout that takes too long: the calls that it has finished are charged."""
         candidate, example, repeat = key
         error = f"abandoned after {self._timeout} seconds"
+        if meter:
+            meter.is_closed = True
         spent = replace(meter.spent if meter else Spending(), metric_calls=1, seconds=self._timeout or 0.0)
         return Rollout(candidate, example, self._failure_score, error=error, spent=spent, repeat=repeat, lost=True)
 

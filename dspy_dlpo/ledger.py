@@ -14,6 +14,9 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ CREATE INDEX unsettled_replies ON replies (settled) WHERE settled = 0;
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, states TEXT NOT NULL);
 """
+_FORGOTTEN = "forgotten"
 _ROLLOUT = TypeAdapter(Rollout)
 _STEP = TypeAdapter(StepRecord)
 _SPENDING = TypeAdapter(Spending)
@@ -57,9 +61,14 @@ class Ledger:
         log_dir: The run's folder, made if need be; None to keep the ledger in memory.
         settings: What decides the run's course, by name, as short texts. A run is resumed only with equal settings.
 
+    Attributes:
+        forgotten: LM calls, tokens and dollars of what failed in earlier sessions and is tried again.
+
     Raises:
         ValueError: If the run in the folder was made with other settings, or the file is not such a ledger or of
-            another version. The file is left as it is.
+            another version. The file is left as it is. Damage behind its first page may only be noticed when that is
+            read, by this class or one of its methods.
+        OSError: If the file cannot be opened.
         RuntimeError: If another process has the run open.
     """
 
@@ -76,7 +85,7 @@ class Ledger:
         except sqlite3.OperationalError as error:
             self.close()
             if "locked" not in str(error):
-                raise
+                raise OSError(f"{self._path} cannot be opened ({error}).") from error
             raise RuntimeError(
                 f"Another process has {self._path} open. Wait for it, or use a new `log_dir`."
             ) from error
@@ -108,15 +117,29 @@ class Ledger:
                 f"Run {self._path.parent if self._path else ''} was made with other settings: {'; '.join(other)}. "
                 "Use a new `log_dir`, or restore them."
             )
-        for table in ("rollouts", "replies"):
-            self._file.execute(f"DELETE FROM {table} WHERE settled = 0")
+        self.forgotten = self._forget_failures()
+
+    def _forget_failures(self) -> Spending:
+        """Drop what failed and was not settled, to be tried again; return what all that was dropped so far had cost."""
+        (note,) = self._file.execute("SELECT max(value) FROM notes WHERE name = ?", (_FORGOTTEN,)).fetchone()
+        rollouts = self._file.execute("SELECT record FROM rollouts WHERE settled = 0").fetchall()
+        replies = self._file.execute("SELECT spent FROM replies WHERE settled = 0").fetchall()
+        spent = [_ROLLOUT.validate_json(record).spent for (record,) in rollouts]
+        spent += [_SPENDING.validate_json(record) for (record,) in replies]
+        forgotten = reduce(add, spent, _SPENDING.validate_json(note) if note else Spending())
+        forgotten = replace(forgotten, metric_calls=0, seconds=0.0)
+        if spent:
+            self._file.execute("BEGIN")
+            self._file.execute("DELETE FROM rollouts WHERE settled = 0")
+            self._file.execute("DELETE FROM replies WHERE settled = 0")
+            self._file.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_FORGOTTEN, _json(_SPENDING, forgotten)))
+            self._file.execute("COMMIT")
+        return forgotten
 
     def rollout(self, candidate: str, example: str, repeat: int = 0) -> Rollout | None:
         """Return what was paid for this candidate on this example, if it was."""
-        row = self._file.execute(
-            "SELECT record FROM rollouts WHERE candidate = ? AND example = ? AND repeat = ?",
-            (candidate, example, repeat),
-        ).fetchone()
+        where = "candidate = ? AND example = ? AND repeat = ?"
+        row = self._read(f"SELECT record FROM rollouts WHERE {where}", candidate, example, repeat)
         return _ROLLOUT.validate_json(row[0]) if row else None
 
     def add_rollout(self, rollout: Rollout) -> None:
@@ -126,7 +149,7 @@ class Ledger:
 
     def reply(self, key: str) -> tuple[dict[str, Any], Spending] | None:
         """Return the reply of critic or proposer to the request of this key, and what it cost, if it was paid for."""
-        row = self._file.execute("SELECT reply, spent FROM replies WHERE key = ?", (key,)).fetchone()
+        row = self._read("SELECT reply, spent FROM replies WHERE key = ?", key)
         return (json.loads(row[0]), _SPENDING.validate_json(row[1])) if row else None
 
     def add_reply(self, key: str, reply: Mapping[str, Any], spent: Spending, *, failed: bool = False) -> None:
@@ -145,18 +168,31 @@ class Ledger:
         self._write("DELETE FROM steps WHERE step >= ?", start)
 
     def add_note(self, name: str, value: str) -> None:
-        """Keep a text for those who look at the run: what it was made with, how it ended. No run reads it."""
+        """Keep a text for those who look at the run: what it was made with, how it ended."""
         self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", name, value)
+
+    def unsettle(self, candidate: str) -> None:
+        """Let the rollouts of a candidate be tried again on resume."""
+        self._write("UPDATE rollouts SET settled = 0 WHERE candidate = ?", candidate)
 
     def settle(self) -> None:
         """Let the failures so far stand: what follows builds on them."""
         for table in ("rollouts", "replies"):
             self._write(f"UPDATE {table} SET settled = 1 WHERE settled = 0")
 
+    def _read(self, statement: str, *values: Any) -> Any:
+        """Return the first row, None if there is none."""
+        try:
+            return self._file.execute(statement, values).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise damaged(self._path, error) from error
+
     def _write(self, statement: str, *values: Any) -> None:
         try:
             self._file.execute(statement, values)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                raise damaged(self._path, error) from error
             raise OSError(
                 f"{self._path} cannot be written ({error}). What it holds is safe: once there is room on the disk, the "
                 "same call goes on from there."

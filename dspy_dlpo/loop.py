@@ -62,7 +62,8 @@ class Settings:
 class Walk:
     """Where a run stands: the incumbent walks, the best on the valset is kept apart.
 
-    `position` counts the train examples that were gone through, over all epochs.
+    `position` counts the train examples that were gone through, over all epochs; `steps_without_gain` the steps since a
+    candidate was ahead of the best on the valset.
     """
 
     student: Candidate
@@ -71,6 +72,7 @@ class Walk:
     states: list[State]
     seen: dict[str, Candidate] = field(default_factory=dict)
     position: int = 0
+    steps_without_gain: int = 0
     history: list[StepRecord] = field(default_factory=list)
     stopped: str = ""
     gain: Gain = field(default_factory=Gain)
@@ -125,14 +127,16 @@ class Loop:
         )
         walk = Walk(student, student, choice, states, {student.id: student})
         try:
-            check_first_minibatch(self.forward([(student, example) for example in self.minibatch(walk)]))
+            self.check(student, self.minibatch(walk))
             walk.choice.begin()
             idle = 0
             while not walk.stopped:
+                gains = walk.choice.num_gains
                 self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
                 spent = self.budget.spent.metric_calls
                 record = self.step(walk)
                 idle = 0 if self.budget.spent.metric_calls > spent else idle + 1
+                walk.steps_without_gain = 0 if walk.choice.num_gains > gains else walk.steps_without_gain + 1
                 walk.stopped = walk.stopped or self.reason_to_stop(walk, idle)
                 self.ledger.add_step(record, walk.states)
                 self.listener.on_step_end(record)
@@ -142,6 +146,14 @@ class Loop:
         walk.gain = walk.choice.conclude()
         self.ledger.settle()
         return walk
+
+    def check(self, student: Candidate, minibatch: Sequence[str]) -> None:
+        """Run the first minibatch; where all of it fails, end the run, and let it be tried again on resume."""
+        try:
+            check_first_minibatch(self.forward([(student, example) for example in minibatch]))
+        except RuntimeError:
+            self.ledger.unsettle(student.id)
+            raise
 
     def step(self, walk: Walk) -> StepRecord:
         """Take one step: minibatch, gradients, candidates, trial; move the incumbent if the trial says so."""
@@ -280,10 +292,8 @@ class Loop:
             return "the program is perfect on the whole trainset"
         if len(walk.history) == self.settings.num_steps:
             return f"{self.settings.num_steps} steps are done"
-        bests = [walk.student.id, *(record.best for record in walk.history)]
-        patience = self.settings.patience
-        if patience and len(bests) > patience and len({*bests[-patience - 1 :]}) == 1:
-            return f"the best has not changed in {patience} steps"
+        if walk.steps_without_gain == self.settings.patience:
+            return f"nothing better in {walk.steps_without_gain} steps"
         if idle >= max(MAX_IDLE_STEPS, -(-len(trainset) // self.settings.batch_size)):
             return f"{idle} steps in a row had nothing to try"
         try:

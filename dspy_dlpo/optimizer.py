@@ -67,10 +67,11 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         max_metric_calls: Most runs of the program on an example, all sets together.
         max_lm_calls: Most LM calls, those inside the program and the metric included.
         max_tokens: Most tokens, sent and received together.
-        max_cost: Most dollars. Every model needs a known price then.
+        max_cost: Most dollars. Every model needs a price in `prices` or litellm's table then, also one that says itself
+            what a call cost.
         max_seconds: Most seconds of this call of `compile`; what a run that it resumes has taken does not count.
-        patience: Steps in a row without a change of the best on the valset after which the run ends. It adds to the
-            limits and sets none: with `patience` alone, `auto` still holds.
+        patience: Steps in a row in which nothing was ahead of the best on the valset, after which the run ends. It adds
+            to the limits and sets none: with `patience` alone, `auto` still holds.
         prices: `{model: (dollars per million input tokens, dollars per million output tokens)}`, for models whose price
             neither they nor litellm's table tell, or to overrule them. Models of `dspy_dlpo.local` cost nothing.
         batch_size: Train examples a step starts from, those not counted that the incumbent is known to pass. Default:
@@ -133,7 +134,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prices: Mapping[str, Price] | None = None,
         batch_size: int | None = None,
         num_candidates: int = 2,
-        max_trial_examples: int | None = 16,
+        max_trial_examples: int | None = 8,
         max_passing: int = 1,
         score_range: tuple[float, float] = (0.0, 1.0),
         failure_score: float | None = None,
@@ -235,6 +236,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         models = [prompt_model, critic_model]
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:
+            budget.charge(ledger.forgotten)
             forward = Forward(
                 student,
                 Metric(self.metric, self.score_range),

@@ -59,7 +59,8 @@ class DLPOResult:
     Attributes:
         candidates: The student first, then every candidate that was scored on the valset, in order of appearance.
         val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
-        num_val_examples: On how many that was; the student and the best have the whole valset.
+        num_val_examples: On how many that was; the student and the best have the whole valset, if the limits reached so
+            far.
         best_idx: Index of the candidate that was returned.
         gain: Its gain over the student on the valset; the interval allows for its having been chosen there. Exactly 0
             if the student was returned. If no valset could be held out, the examples also made the candidates: then

@@ -5,12 +5,22 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils import DummyLM
 
 from dspy_dlpo import budget as budget_module
 from dspy_dlpo.budget import Budget, BudgetSpent, Limits, metered
+from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.prices import Prices
-from dspy_dlpo.records import Spending
+from dspy_dlpo.records import Candidate, Spending, Threshold
 from tests.scripted import SECRETS, Oracle, examples, fields, metric, scripted_lm, world
+
+
+class AcceptsEverything(Policy):
+    """Lets every candidate pass, whatever it loses."""
+
+    def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
+        return Threshold(-1.0)
+
 
 PRICES = {"scripted/model": (1.0, 2.0)}
 
@@ -101,11 +111,20 @@ def test_what_the_final_choice_will_cost_is_kept_back_in_every_unit() -> None:
         budget.check()
 
 
-def test_run_ends_when_the_best_has_not_changed_for_so_many_steps(make: Any) -> None:
+@pytest.mark.parametrize("policies", ["default", [AcceptsEverything()]], ids=["refused", "as good"])
+def test_run_ends_when_nothing_was_better_for_so_many_steps(make: Any, policies: Any) -> None:
     with dspy.context(lm=scripted_lm(world(program=lambda system, user: fields(answer="never")))):
-        result = make(patience=3).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
-    assert result.stopped == "the best has not changed in 3 steps"
+        optimizer = make(patience=3, policies=policies, batch_size=2)
+        result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    assert result.stopped == "nothing better in 3 steps"
     assert len(result.history) == 3
+
+
+def test_limit_in_tokens_needs_a_model_that_reports_them(make: Any) -> None:
+    lm = DummyLM([{"answer": "never"}] * 99)
+    with dspy.context(lm=lm), pytest.raises(ValueError, match="`max_tokens` needs the tokens of every call"):
+        make(max_tokens=10_000).compile(dspy.Predict(Oracle), trainset=examples(40))
+    assert len(lm.history) <= 8
 
 
 def test_limits_patience_and_prices_can_change_when_a_run_goes_on(make: Any, tmp_path: Path) -> None:

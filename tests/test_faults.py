@@ -215,7 +215,7 @@ def test_trace_of_a_call_whose_reply_was_broken_is_that_of_the_call_that_followe
 
 
 def test_outage_stops_the_run_and_the_next_call_goes_on_as_if_nothing_had_been(make: Any, tmp_path: Path) -> None:
-    arguments = {"batch_size": 20, "max_lost_share": 0.4}
+    arguments = {"batch_size": 20, "max_trial_examples": 20, "max_lost_share": 0.4}
     outage = failing(TransportError("connection refused"), lambda number, user: number > 60)
     with (
         dspy.context(lm=scripted_lm(outage)),
@@ -229,6 +229,83 @@ def test_outage_stops_the_run_and_the_next_call_goes_on_as_if_nothing_had_been(m
         results.append(optimized.detailed_results)
     assert [record.trial for record in results[0].history] == [record.trial for record in results[1].history]
     assert results[0].history[-1].lost == 0
+
+
+def test_program_that_failed_on_every_first_example_is_tried_again_once_it_is_mended(make: Any, tmp_path: Path) -> None:
+    class Retrieval(dspy.Module):  # type: ignore[misc]  # DSPy is untyped.
+        is_down = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer = dspy.Predict(Oracle)
+
+        def forward(self, question: str) -> Any:
+            if Retrieval.is_down:
+                raise ConnectionError("retriever is down")
+            return self.answer(question=question)
+
+    optimizer = make(num_steps=2, log_dir=tmp_path)
+    with dspy.context(lm=scripted_lm()):
+        with pytest.raises(RuntimeError, match=r"failed on all 8 examples .* retriever is down"):
+            optimizer.compile(Retrieval(), trainset=examples(40))
+        Retrieval.is_down = False
+        assert len(optimizer.compile(Retrieval(), trainset=examples(40)).detailed_results.history) == 2
+
+
+@pytest.mark.parametrize("role", ["critic", "proposer"])
+def test_outage_of_critic_or_proposer_stops_the_run_and_the_next_call_goes_on(
+    make: Any, tmp_path: Path, role: str
+) -> None:
+    hopeless = world(program=lambda system, user: fields(answer="never"))
+    answered, asked = [], []
+
+    def down(system: str, user: str) -> str:
+        if role_of(system) == role:
+            if asked:
+                raise TransportError("connection refused")
+            answered.append(user)
+        elif role_of(system) not in ("critic", "proposer") and answered:
+            asked.append(user)  # From the first trial on.
+        return hopeless(system, user)
+
+    optimizer = make(num_steps=4, log_dir=tmp_path, batch_size=4)
+    with (
+        dspy.context(lm=scripted_lm(down)),
+        pytest.raises(RuntimeError, match=rf"{role.capitalize()} could not be reached in 2 rounds in a row"),
+    ):
+        optimizer.compile(dspy.Predict(Oracle), trainset=examples(40))
+    with dspy.context(lm=scripted_lm(hopeless)):
+        result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    assert len(result.history) == 4
+    assert result.history[-1].unparsed == (4 if role == "critic" else 1), "a completed step was built on that round"
+
+
+def test_what_a_failed_rollout_had_paid_is_not_forgotten_on_resume(make: Any, tmp_path: Path) -> None:
+    class Twice(dspy.Module):  # type: ignore[misc]  # DSPy is untyped.
+        is_down = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = dspy.Predict(Oracle), dspy.Predict(Oracle)
+
+        def forward(self, question: str) -> Any:
+            self.first(question=question)
+            if Twice.is_down:
+                raise TransportError("connection refused")
+            return self.second(question=question)
+
+    lm, paid = scripted_lm(), []
+    with dspy.context(lm=lm):
+        optimizer = make(num_steps=1, log_dir=tmp_path)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="connection refused"):
+                optimizer.compile(Twice(), trainset=examples(40))
+            paid.append(len(lm.engine.log))
+        Twice.is_down = False
+        for _ in range(2):
+            result = optimizer.compile(Twice(), trainset=examples(40)).detailed_results
+            assert result.spent.lm_calls == len(lm.engine.log)
+    assert paid == [8, 16]
 
 
 def test_failure_that_is_the_fault_of_the_prompt_is_a_failing_example_and_not_lost(make: Any) -> None:
@@ -258,8 +335,8 @@ def test_call_that_hangs_is_abandoned_and_counted(make: Any, tmp_path: Path, rol
     assert result.history[1].trial is not None
 
 
-def test_calls_that_an_abandoned_rollout_has_finished_are_charged() -> None:
-    release = threading.Event()
+def test_abandoned_rollout_is_charged_for_the_calls_it_has_finished_and_makes_no_more() -> None:
+    release, ended, went_on = threading.Event(), threading.Event(), list[str]()
 
     class Twice(dspy.Module):
         def __init__(self) -> None:
@@ -267,8 +344,13 @@ def test_calls_that_an_abandoned_rollout_has_finished_are_charged() -> None:
             self.first, self.second = dspy.Predict(Oracle), dspy.Predict(Oracle)
 
         def forward(self, question: str) -> dspy.Prediction:
-            self.first(question=question)
-            release.wait(30)
+            try:
+                self.first(question=question)
+                release.wait(30)
+                self.second(question=question)
+                went_on.append(question)
+            finally:
+                ended.set()
             return self.second(question=question)
 
     data, ledger, budget = prepare(examples(2), None, 0), Ledger(None, {}), Budget()
@@ -284,10 +366,12 @@ def test_calls_that_an_abandoned_rollout_has_finished_are_charged() -> None:
             timeout=0.5,
         )
         forward.pay([(Candidate({}), "train:0")])
-    release.set()
     assert forward.lost == 1
     assert (budget.spent.metric_calls, budget.spent.lm_calls) == (1, 1)
     assert budget.spent.input_tokens > 0
+    release.set()
+    assert ended.wait(30), "the abandoned rollout ends with the reply that was on its way"
+    assert not went_on
 
 
 def test_full_disk_is_said_and_the_run_goes_on_once_there_is_room(

@@ -117,6 +117,27 @@ def test_file_that_is_no_good_ledger_is_refused_and_stays_as_it_is_byte_for_byte
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_damage_that_only_reading_finds_is_told_with_the_way_out(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, {})
+    for number in range(200):
+        ledger.add_rollout(Rollout("candidate", f"train:{number}", 1.0, feedback="x" * 500))
+    ledger.close()
+    path = tmp_path / "ledger.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff" * (len(whole) - len(whole) // 2))
+
+    def read_all() -> None:
+        spoilt = Ledger(tmp_path, {})
+        try:
+            for number in range(200):
+                spoilt.rollout("candidate", f"train:{number}")
+        finally:
+            spoilt.close()
+
+    with pytest.raises(ValueError, match=r"ledger.sqlite is damaged or not a ledger .* Use a new `log_dir`"):
+        read_all()
+
+
 def test_death_while_a_ledger_was_made_leaves_one_that_can_be_opened(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").touch()
     Ledger(tmp_path, {"seed": "0"}).close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -494,6 +495,12 @@ def test_regularization_prunes_a_useless_sentence_on_a_plateau(lm: dspy.LM, make
         ({"policies": None}, TypeError, "must be a list of policies or the name of a preset"),
         ({"score_range": (1, 0)}, ValueError, "`score_range` must be"),
         ({"score_range": 5}, ValueError, "`score_range` must be"),
+        ({"score_range": (0, math.inf)}, ValueError, "`score_range` must be"),
+        ({"critic_chunk_size": None}, ValueError, "`critic_chunk_size` must be an integer of at least 1"),
+        ({"timeout": "5"}, ValueError, "`timeout` must be seconds above 0"),
+        ({"max_lost_share": None}, ValueError, r"`max_lost_share` must be in \(0, 1]"),
+        ({"confidence": "0.95"}, ValueError, r"`confidence` must be in \(0.5, 1\)"),
+        ({"log_dir": ""}, ValueError, "`log_dir` must be a folder"),
         ({"seed": "x"}, TypeError, "`seed` must be an integer"),
         ({"failure_score": -1}, ValueError, "`failure_score` must be in"),
         ({"confidence": 95}, ValueError, r"`confidence` must be in \(0.5, 1\), but got confidence=95"),
@@ -708,7 +715,7 @@ def test_second_ctrl_c_returns_the_terminal_at_once_and_leaves_what_was_paid_on_
     process.wait(timeout=60)
     process.stdout.close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
-        (paid,) = ledger.execute("SELECT count(*) FROM rollouts").fetchone()
+        (paid,) = ledger.execute("SELECT (SELECT count(*) FROM rollouts) + (SELECT count(*) FROM replies)").fetchone()
     ledger.close()
     assert paid == 20
     logs = []
