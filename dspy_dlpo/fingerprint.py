@@ -57,7 +57,9 @@ def _examples(data: Data) -> Iterator[str]:
     """Yield each example that was given as text, in order."""
     for kind, examples in (("train", data.given_trainset), ("val", data.given_valset)):
         for example in examples:
-            yield f"{kind} {sorted(example.inputs().keys())} {Source().text(dict(sorted(example.items())))}\n"
+            fields = sorted(example.items(), key=lambda item: item[0])
+            is_text = all(type(value) is str for _, value in fields)
+            yield f"{kind} {sorted(example._input_keys)} {fields if is_text else Source().text(fields)}\n"
 
 
 def describe(student: dspy.Module, start: Candidate, arguments: Mapping[str, Any], data: Data) -> RunInfo:

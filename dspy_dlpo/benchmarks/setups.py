@@ -16,7 +16,7 @@ from dspy_dlpo.benchmarks.tasks import check_name, load_task
 from dspy_dlpo.local import LlamaEngine, weights_path
 
 _LOCAL = "qwen2.5-coder-1.5b"
-_ANSWER_TOKENS, _PROMPT_TOKENS = 60, 300
+_ANSWER_TOKENS, _PROMPT_TOKENS = 32, 300
 """Most tokens of a reply of the model on this machine: as the program, and as critic and proposer."""
 
 
