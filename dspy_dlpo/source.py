@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 
 _SCALARS = (str, bytes, int, float, bool, type(None))
+_OURS = ("dspy", "dspy_dlpo")
 _SECRET = re.compile(r"key|secret|credential|password|header|base|url|(?<!max_)(?<!completion_)token")
 
 
@@ -23,7 +24,7 @@ class Source:
     A function is its source, its closure, and the functions, classes and constants of the same project that it names;
     an object is its class and its settings; a module also its state; a language model its name and settings. What the
     code itself assigns while it runs, such as a counter, is left out. Code of installed packages is known by its name
-    only, an object without a text of its own by its class. So a helper that is reached in another way, such as a
+    only, and so is an object of theirs without a text of its own. So a helper that is reached in another way, such as a
     function of an imported module, can change unnoticed.
     """
 
@@ -71,6 +72,8 @@ class Source:
         if has_text and not callable(value):
             said = repr(value)
             return said if " at 0x" not in said else _name(type(value))
+        if _is_installed(type(value)) and _root(value) not in _OURS:  # A client, say, whose state is its own affair.
+            return _name(type(value))
         return self._class(type(value)) + self._settings(value)
 
     def _function(self, function: FunctionType) -> str:
@@ -154,11 +157,15 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _is_installed(thing: Any) -> bool:
     """Whether code belongs to Python or to an installed package, whose name says enough."""
-    root = str(getattr(thing, "__module__", None) or "builtins").partition(".")[0]
-    if root in sys.stdlib_module_names or root in ("dspy", "dspy_dlpo"):
-        return root != "__main__"
+    root = _root(thing)
+    if root == "__main__":  # In a notebook its file is that of an installed package.
+        return False
     path = getattr(sys.modules.get(root), "__file__", None) or ""
-    return "site-packages" in path or "dist-packages" in path
+    return root in {*sys.stdlib_module_names, *_OURS} or "-packages" in path
+
+
+def _root(thing: Any) -> str:
+    return str(getattr(thing, "__module__", None) or "builtins").partition(".")[0]
 
 
 def _content(cell: Any) -> Any:

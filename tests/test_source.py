@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
+import httpx
 import pytest
 
 from dspy_dlpo.source import Source, harmless
@@ -117,6 +118,12 @@ def test_what_a_function_names_is_in_its_text(monkeypatch: pytest.MonkeyPatch, n
     before = Source().text(limited)
     monkeypatch.setitem(globals(), name, value)
     assert Source().text(limited) != before
+
+
+def test_object_of_an_installed_package_is_known_by_its_class() -> None:
+    assert Source().text(Retrieve(3, [httpx.Client(timeout=1)])) == Source().text(
+        Retrieve(3, [httpx.Client(timeout=2)])
+    )
 
 
 def test_text_of_a_class_holds_what_it_inherits() -> None:
