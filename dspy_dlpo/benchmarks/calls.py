@@ -29,7 +29,7 @@ from dspy_dlpo.records import Candidate, StepRecord
 
 BATCH_SIZE, TRAIN, VAL, TEST = 5, 190, 10, 300
 FORMULA = 3 * BATCH_SIZE + 2 + 2 * TRAIN + VAL
-CAPS: Mapping[str, int | None] = {"no cap": None, "cap of 32": 32, "cap of 16": 16}
+CAPS: Mapping[str, int | None] = {"no cap": None, "cap of 32": 32, "cap of 8": 8}
 _NUM_CASES = 12
 _FIRM = 0.7
 
