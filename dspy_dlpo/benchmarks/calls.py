@@ -29,7 +29,13 @@ from dspy_dlpo.records import Candidate, StepRecord
 
 BATCH_SIZE, TRAIN, VAL, TEST = 5, 190, 10, 300
 FORMULA = 3 * BATCH_SIZE + 2 + 2 * TRAIN + VAL
-CAPS: Mapping[str, int | None] = {"no cap": None, "cap of 32": 32, "cap of 8": 8}
+CAPS: Mapping[str, tuple[int | None, int]] = {
+    "no cap": (None, 1),
+    "cap of 32": (32, 1),
+    "cap of 8": (8, 1),
+    "cap of 8, 5 x the steps": (8, 5),
+}
+"""Most examples of a decision, and how many times as many steps are taken: the last makes as many calls as no cap."""
 _NUM_CASES = 12
 _FIRM = 0.7
 
@@ -132,14 +138,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     print(f"Simulated. {arguments.steps} steps, {arguments.seeds} seeds; 3B + 2 + 2T + V is {FORMULA} calls a step.")
-    print(f"{'':<12}{'calls a step':>14}{'share':>8}{'same decisions':>20}{'test accuracy':>22}")
-    for name, cap in CAPS.items():
-        found = [run(cap, arguments.steps, seed) for seed in range(arguments.seeds)]
+    print(f"{'':<24}{'calls a step':>14}{'share':>8}{'same decisions':>20}{'test accuracy':>22}")
+    for name, (cap, times) in CAPS.items():
+        found = [run(cap, times * arguments.steps, seed) for seed in range(arguments.seeds)]
         calls, same = fmean(each.calls for each in found), [each for one in found for each in one.same]
         before, after = fmean(each.before for each in found), fmean(each.after for each in found)
         agreement = f"{sum(same)} of {len(same)}"
         print(
-            f"{name:<12}{calls:>14.1f}{calls / FORMULA:>8.2f}{agreement:>20}{before:>14.2f} -> {after:.2f}", flush=True
+            f"{name:<24}{calls:>14.1f}{calls / FORMULA:>8.2f}{agreement:>20}{before:>14.2f} -> {after:.2f}", flush=True
         )
 
 
