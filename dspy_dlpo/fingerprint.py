@@ -55,11 +55,12 @@ def fingerprint(
 
 def _examples(data: Data) -> Iterator[str]:
     """Yield each example that was given as text, in order."""
+    source = Source()
     for kind, examples in (("train", data.given_trainset), ("val", data.given_valset)):
         for example in examples:
             fields = sorted(example.items(), key=lambda item: item[0])
             is_text = all(type(value) is str for _, value in fields)
-            yield f"{kind} {sorted(example._input_keys)} {fields if is_text else Source().text(fields)}\n"
+            yield f"{kind} {sorted(example._input_keys)} {fields if is_text else source.text(fields)}\n"
 
 
 def describe(student: dspy.Module, start: Candidate, arguments: Mapping[str, Any], data: Data) -> RunInfo:

@@ -149,8 +149,9 @@ class Loop:
 
     def check(self, student: Candidate, minibatch: Sequence[str]) -> None:
         """Run the first minibatch; where all of it fails, end the run, and let it be tried again on resume."""
+        rollouts = self.forward([(student, example) for example in minibatch])
         try:
-            check_first_minibatch(self.forward([(student, example) for example in minibatch]))
+            check_first_minibatch(rollouts)
         except RuntimeError:
             self.ledger.unsettle(student.id)
             raise

@@ -67,11 +67,11 @@ class Source:
             is_part = any(isinstance(each, dspy.Module) for each in self._open[:-1])  # It is among the sub-modules.
             return _name(type(value)) if is_part else self._module(value)
         if inspect.isroutine(value):
-            return _name(value)
+            inner = inspect.unwrap(value)  # Of `functools.cache`, say.
+            return _name(value) if inner is value else self.text(inner)
         has_text: bool = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]  # For object.
-        if has_text and not callable(value):
-            said = repr(value)
-            return said if " at 0x" not in said else _name(type(value))
+        if has_text and not callable(value) and " at 0x" not in (said := repr(value)):
+            return self._class(type(value)) + said
         if _is_installed(type(value)) and _root(value) not in _OURS:  # A client, say, whose state is its own affair.
             return _name(type(value))
         return self._class(type(value)) + self._settings(value)
@@ -85,7 +85,7 @@ class Source:
         held = {name: _content(cell) for name, cell in cells if name not in assigned}
         if _is_installed(function):
             return _name(function) + self.text(held)
-        return _code(function) + self.text([held, function.__defaults__, _named(function)])
+        return _code(function) + self.text([held, function.__defaults__, function.__kwdefaults__, _named(function)])
 
     def _class(self, kind: type) -> str:
         if kind in self._written or _is_installed(kind):
@@ -104,7 +104,8 @@ class Source:
 
     def _settings(self, thing: Any) -> str:
         """Return the attributes of an object, but those that its methods assign or DSPy keeps there."""
-        left_out = {name for each in _methods(type(thing)) if each.__name__ != "__init__" for name in _assigned(each)}
+        methods = [each for kind in type(thing).__mro__ for each in _methods(kind) if each.__name__ != "__init__"]
+        left_out = {name for each in methods for name in _assigned(each)}
         if isinstance(thing, dspy.Module):
             left_out |= {"history", "callbacks", "_compiled"}
         own = getattr(thing, "__dict__", {})
@@ -142,6 +143,7 @@ def _named(function: FunctionType) -> list[Any]:
 
 
 def _is_part(value: Any) -> bool:
+    value = getattr(value, "__wrapped__", value)
     return isinstance(value, (FunctionType, type, re.Pattern, *_SCALARS)) or (
         isinstance(value, (tuple, frozenset)) and all(map(_is_part, value))
     )
@@ -177,7 +179,7 @@ def _content(cell: Any) -> Any:
 
 def _code(thing: Any) -> str:
     try:
-        return inspect.getsource(thing)
+        return inspect.getsource(getattr(thing, "__code__", thing))  # Of a wrapper itself, not of what it wraps.
     except (TypeError, OSError):  # Written in a console, or in a notebook that is gone.
         return _name(thing)
 

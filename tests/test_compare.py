@@ -12,7 +12,7 @@ from dspy.lm15 import AuthError, TransportError
 
 from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
 from dspy_dlpo.benchmarks.compare import Setting, compare, run_cell
-from dspy_dlpo.benchmarks.rivals import Job, Outcome, none
+from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, none
 from dspy_dlpo.benchmarks.simulated import fields, simulated_lm
 from dspy_dlpo.benchmarks.tables import rows, write
 from dspy_dlpo.benchmarks.transfer import transfer
@@ -141,6 +141,12 @@ def test_without_curves_there_is_a_table_but_no_calls_to_a_target(tmp_path: Path
     assert [(row.calls_to_target, row.reached) for row in rows(cells)] == [(None, None)] * 2
 
 
+def test_a_program_that_raised_has_no_prediction_and_scores_zero() -> None:
+    metric = CountedMetric(setup().task.metric)
+    assert metric(examples(1, 0)[0], None) == 0.0
+    assert metric.calls == 1
+
+
 def test_a_metric_that_fails_is_no_score_of_zero() -> None:
     def broken(example: dspy.Example, prediction: Any, trace: Any = None) -> float:
         raise RuntimeError("no such judge")
@@ -210,6 +216,8 @@ def test_instructions_are_tested_on_another_task_and_model(tmp_path: Path) -> No
     cells = [tuned, Cell("codes", "gepa", 120, 0, skipped="too small")]
     (cell,) = transfer(cells, {"other": other}, folder=tmp_path)
     assert transfer(cells, {"other": unreached}, folder=tmp_path) == [cell], "what the folder has is not run again"
+    retuned = replace(tuned, instructions={"self": INSTRUCTION})
+    assert transfer([retuned], {"other": other}, folder=tmp_path)[0].score == 0.0
     assert (cell.task, cell.optimizer, cell.seed) == ("other", "human from codes", 0)
     assert cell.scores == {"code-0": 0.0, "code-1": 1.0, "code-2": 0.0, "code-3": 0.0}
     assert cell.instructions == tuned.instructions

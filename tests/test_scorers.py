@@ -150,6 +150,7 @@ ACCEPTED_WORLD_NUMBERS = [
     ("1234567", "1.234.567"),
     ("-5", "−5"),
     ("-5", "-৫"),
+    ("18", "18 pommes au total"),
     *[("-5", text) for text in ("минус 5", "menos 5", "负5", "マイナス5")],
 ]
 REFUSED_WORLD_NUMBERS = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
@@ -56,6 +58,33 @@ class Counting:
         return self.weight
 
 
+class Inheriting(Counting):
+    pass
+
+
+@dataclass
+class Threshold:
+    limit: float
+
+    def score(self, example: dspy.Example, pred: Any) -> bool:
+        return len(pred.answer) < self.limit
+
+
+def halved(metric: Callable[..., float]) -> Callable[..., float]:
+    @functools.wraps(metric)
+    def wrapper(*args: Any) -> float:
+        return metric(*args) / 2
+
+    return wrapper
+
+
+def with_limit(limit: int) -> Callable[..., bool]:
+    def metric(example: dspy.Example, pred: Any, *, limit: int = limit) -> bool:
+        return len(pred.answer) < limit
+
+    return metric
+
+
 def plus_one(number: int) -> int:
     return number + 1
 
@@ -105,8 +134,23 @@ def limited(example: dspy.Example, pred: Any) -> bool:
         (Judge(scripted_lm()), Judge(scripted_lm(temperature=0.5))),
         (Counting(1.0), Counting(0.5)),
         (counting(), recursive()),
+        (Threshold(1).score, Threshold(2).score),
+        (plus_one, halved(plus_one)),
+        (with_limit(1), with_limit(2)),
+        (functools.cache(plus_one), functools.cache(plus_two)),
     ],
-    ids=["attribute", "tool", "model in a closure", "model of a module", "object", "function"],
+    ids=[
+        "attribute",
+        "tool",
+        "model in a closure",
+        "model of a module",
+        "object",
+        "function",
+        "dataclass",
+        "wrapper",
+        "keyword",
+        "cache",
+    ],
 )
 def test_other_settings_give_another_text(one: Any, other: Any) -> None:
     assert Source().text(one) == Source().text(one)
@@ -128,9 +172,10 @@ def test_object_of_an_installed_package_is_known_by_its_class() -> None:
 
 def test_text_of_a_class_holds_what_it_inherits() -> None:
     assert "return self.answer(question=question)" in Source().text(Retrieve(3))
+    assert "len(pred.answer) < self.limit" in Source().text(Threshold(1).score)
 
 
-@pytest.mark.parametrize("metric", [Counting(1.0), counting(), global_counter], ids=["object", "closure", "global"])
+@pytest.mark.parametrize("metric", [Counting(1.0), Inheriting(1.0), counting(), global_counter])
 def test_counter_of_calls_does_not_change_the_text(metric: Callable[..., Any]) -> None:
     before = Source().text(metric)
     metric(dspy.Example(), None)

@@ -34,7 +34,7 @@ _CHANGES = re.compile(
 _WORLD_CHANGES = re.compile(
     r"\b(?:nicht|kein|oder|etwa|ungefähr|rund|tausend|milli(?:on|arde)(?:en)?|und ein|no es|unos|cerca de|"
     r"aproximadamente|mil|mill(?:ón|ones)|y medi[oa]|pas|ou|environ|mille|milliers?|et demie?|не|или|около|примерно|"
-    r"sio|au|karibu|elfu|laki|milioni|na nusu)\b|тысяч|миллион|с половиной|\d\s*[万亿億千百十萬兆]|[约約半]|"
+    r"sio|au(?=\s*-?\d)|karibu|elfu|laki|milioni|na nusu)\b|тысяч|миллион|с половиной|\d\s*[万亿億千百十萬兆]|[约約半]|"
     r"不是|ではな|"
     r"প্রায়|হাজার|লাখ|కాదు|దాదాపు|వేల|హజార్|లక్ష|ประมาณ|ไม่ใช่|พัน|หมื่น|แสน|ล้าน|ครึ่ง|हज़ार|लाख",
     re.IGNORECASE,

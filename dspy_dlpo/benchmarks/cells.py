@@ -81,7 +81,9 @@ def keep_settings(folder: str | Path, settings: Mapping[str, Mapping[str, Any]])
         ValueError: If the folder has results of a task with other settings.
     """
     path = Path(folder, SETTINGS)
+    ran = {cell.task for cell in read_cells(folder) if not cell.failed}
     kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = {task: own for task, own in kept.items() if task in ran}
     for task, own in settings.items():
         if kept.setdefault(task, {**own}) != own:
             raise ValueError(f"{folder} has results of {task} with {kept[task]}, not {own}. Give another `folder`.")

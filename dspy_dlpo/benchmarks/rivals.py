@@ -64,6 +64,8 @@ class CountedMetric:
         """Score with feedback."""
         with self._lock:
             self.calls += 1
+        if prediction is None:  # SIMBA asks for the score of a program that raised.
+            return 0.0
         return self._metric(example, prediction, trace)
 
     def number(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:

@@ -51,8 +51,9 @@ def transfer(
     found = []
     for (name, setup), cell in product(tasks.items(), tuned):
         new = Cell(name, f"{cell.optimizer} from {cell.task}", cell.max_metric_calls, cell.seed)
-        if new.key in done:
-            found.append(done[new.key])
+        old = done.get(new.key)
+        if old and [*old.instructions.values()] == [*cell.instructions.values()]:
+            found.append(old)
             continue
         setting = setup(cell.seed)
         names = [predictor for predictor, _ in setting.task.program.named_predictors()]
