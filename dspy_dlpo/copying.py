@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dspy_dlpo.data import Data
 
 _SPAN = 8
-_MIN_SENTENCE = 3
+_MIN_SENTENCE = 2
 _ANSWER_CHARS = 3
 _SENTENCE_END = re.compile(r"[.!?;:\n]+")
 
@@ -17,7 +17,7 @@ _SENTENCE_END = re.compile(r"[.!?;:\n]+")
 class CopyGuard:
     """Tells whether a sentence copies a train example: part of its input, or an answer that no other example has.
 
-    Part of an input is a span of 8 words, or a shorter sentence of at least 3 if that is all. Labels and terms that
+    Part of an input is a span of 8 words, or a shorter sentence of at least 2 if that is all. Labels and terms that
     examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
     instructions say is no copy either.
 

@@ -21,7 +21,7 @@ EXAMPLES = [
         ("If it says two three four five six seven eight, say so.", False),
         ("ANN tells lies!", True),
         ("If Ann tells lies, say so.", False),
-        ("Who lies?", False),
+        ("Who lies?", True),
         ("The answer may be 48151.", True),
         ("Mention the  red fox.", True),
         ("Answer: not enough information given.", False),
