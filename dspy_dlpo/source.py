@@ -69,7 +69,7 @@ class Source:
         if inspect.isroutine(value):
             inner = inspect.unwrap(value)  # Of `functools.cache`, say.
             return _name(value) if inner is value else self.text(inner)
-        has_text: bool = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]  # For object.
+        has_text: bool = type(value).__repr__ is not object.__repr__  # type: ignore[comparison-overlap]  # Any type.
         if has_text and not callable(value) and " at 0x" not in (said := repr(value)):
             return self._class(type(value)) + said
         if _is_installed(type(value)) and _root(value) not in _OURS:  # A client, say, whose state is its own affair.

@@ -205,7 +205,7 @@ class Outages(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
                 return metric(*args, **kwargs)
-            except Exception as problem:
+            except Exception as problem:  # Whatever it is, it is raised again.
                 self.problem = self.problem or problem
                 raise
 
