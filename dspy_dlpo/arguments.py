@@ -68,11 +68,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     _check_scores(given.score_range, given.failure_score)
     if not isinstance(given.seed, int):
         raise TypeError(f"`seed` must be an integer, but got seed={given.seed!r}.")
-    if given.timeout is not None and not (is_number(given.timeout) and given.timeout > 0):
+    if given.timeout is not None and not (_is_number(given.timeout) and given.timeout > 0):
         raise ValueError(f"`timeout` must be seconds above 0, but got timeout={given.timeout!r}. None is no limit.")
-    if not (is_number(given.max_lost_share) and 0 < given.max_lost_share <= 1):
+    if not (_is_number(given.max_lost_share) and 0 < given.max_lost_share <= 1):
         raise ValueError(f"`max_lost_share` must be in (0, 1], but got max_lost_share={given.max_lost_share!r}.")
-    if not (is_number(given.confidence) and 0.5 < given.confidence < 1):
+    if not (_is_number(given.confidence) and 0.5 < given.confidence < 1):
         raise ValueError(f"`confidence` must be in (0.5, 1), but got confidence={given.confidence!r}. 0.95 is usual.")
     if given.log_dir is not None and not (isinstance(given.log_dir, (str, Path)) and str(given.log_dir)):
         raise ValueError(f"`log_dir` must be a folder, but got log_dir={given.log_dir!r}. None keeps nothing.")
@@ -98,17 +98,17 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Whether a value is a finite number, and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_scores(score_range: Any, failure_score: float | None) -> None:
-    numbers = isinstance(score_range, (list, tuple)) and [*map(is_number, score_range)]
+    numbers = isinstance(score_range, (list, tuple)) and [*map(_is_number, score_range)]
     if numbers != [True, True] or not score_range[0] < score_range[1]:
         raise ValueError(f"`score_range` must be (lowest, highest), but got score_range={score_range!r}.")
     low, high = score_range
-    if failure_score is not None and not (is_number(failure_score) and low <= failure_score <= high):
+    if failure_score is not None and not (_is_number(failure_score) and low <= failure_score <= high):
         raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score!r}.")
 
 

@@ -13,7 +13,7 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from dspy_dlpo.budget import Budget, metered
-from dspy_dlpo.faults import FATAL, is_outside, unbroken
+from dspy_dlpo.faults import FATAL, GOES_ON, is_outside, unbroken
 from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.records import Spending
 from dspy_dlpo.threads import run_in_threads
@@ -122,8 +122,7 @@ class Asker:
         if self._outages == _OUTAGES:
             raise RuntimeError(
                 f"{questions[0].role.capitalize()} could not be reached in {_OUTAGES} rounds in a row. The last error "
-                f"was: {unreached[-1]}. With a `log_dir`, what was paid is kept there, and the same call goes on once "
-                "this is mended."
+                f"was: {unreached[-1]}. {GOES_ON}"
             )
         fields = [reply.get("fields") if reply else None for reply in replies]
         self._ever_answered |= any(field is not None for field in fields)

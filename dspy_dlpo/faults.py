@@ -22,6 +22,9 @@ from dspy_dlpo.records import Rollout
 FATAL = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 """Errors of a language model that no retry can mend: they end a run."""
 
+GOES_ON = "With a `log_dir`, what was paid is kept there, and the same call goes on once this is mended."
+"""How the message of an error that a later session can mend ends."""
+
 _RECENT, _FEW = 50, 20  # Rollouts.
 
 
@@ -46,8 +49,7 @@ class Faults:
         if rollout.lost and len(self._recent) >= _FEW and fmean(self._recent) > self._max_lost_share:
             raise RuntimeError(
                 f"{sum(self._recent)} of the last {len(self._recent)} rollouts were lost, which is more than "
-                f"max_lost_share={self._max_lost_share}. The last error was: {rollout.error}. With a `log_dir`, what "
-                "was paid is kept there, and the same call goes on once this is mended."
+                f"max_lost_share={self._max_lost_share}. The last error was: {rollout.error}. {GOES_ON}"
             )
 
 

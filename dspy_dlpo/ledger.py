@@ -121,12 +121,12 @@ class Ledger:
 
     def _forget_failures(self) -> Spending:
         """Drop what failed and was not settled, to be tried again; return what all that was dropped so far had cost."""
-        (note,) = self._file.execute("SELECT max(value) FROM notes WHERE name = ?", (_FORGOTTEN,)).fetchone()
+        note = self._read("SELECT value FROM notes WHERE name = ?", _FORGOTTEN)
         rollouts = self._file.execute("SELECT record FROM rollouts WHERE settled = 0").fetchall()
         replies = self._file.execute("SELECT spent FROM replies WHERE settled = 0").fetchall()
         spent = [_ROLLOUT.validate_json(record).spent for (record,) in rollouts]
         spent += [_SPENDING.validate_json(record) for (record,) in replies]
-        forgotten = reduce(add, spent, _SPENDING.validate_json(note) if note else Spending())
+        forgotten = reduce(add, spent, _SPENDING.validate_json(note[0]) if note else Spending())
         forgotten = replace(forgotten, metric_calls=0, seconds=0.0)
         if spent:
             self._file.execute("BEGIN")

@@ -183,11 +183,7 @@ def _words(row: Row) -> dict[str, str]:
         "seeds": number(row.num_seeds),
         "test score": row.score.text() if row.score else "",
         "difference": row.difference.text("+") if row.difference else "",
-        "calls to target": ""
-        if row.reached is None
-        else "-"
-        if row.calls_to_target is None
-        else number(row.calls_to_target),
+        "calls to target": "" if row.reached is None else number(row.calls_to_target) or "-",
         "reached": "" if row.reached is None else f"{row.reached:.0%}",
         "metric calls": number(row.metric_calls),
         "LM calls": number(row.lm_calls),
