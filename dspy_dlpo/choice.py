@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from statistics import fmean
 
 from dspy_dlpo.acceptance import decide, looks
@@ -91,9 +90,9 @@ class Choice:
         The last incumbent takes the place of the best if it is better where new incumbents meet it; it may be one that
         annealing let pass. Of the others the one nearest to the best then meets it on the whole valset, for an early
         decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
-        If the budget does not even reach for the best, the examples that it has decide.
+        If the budget does not reach so far, the examples that are paid decide.
         """
-        with suppress(BudgetSpent):
+        try:
             self._forward.scored(self._student, self._valset)
             self._forward.scored(self._last, self._screen)
             if self._lead(self._last, self.best) > 0:
@@ -102,6 +101,11 @@ class Choice:
             challenger = self._challenger()
             if challenger and self._stands(challenger, self._valset):
                 self._forward.scored(challenger, self._valset)
+                if self._stands(challenger, self._valset):  # That was perhaps decided early; now on all.
+                    self.best = challenger
+        except BudgetSpent:
+            challenger = self._challenger()
+            if challenger and self._lead(challenger, self.best) > 0:
                 self.best = challenger
         if self._lead(self.best, self._student) <= 0:
             self.best = self._student
@@ -114,16 +118,19 @@ class Choice:
         return max(met, key=lambda each: self._lead(each, self.best), default=None)
 
     def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
-        """Whether a candidate is as good as the best so far. It has won on the trainset, so a tie is enough."""
-        _, worse = decide(
-            lambda more: self._forward.differences(self.best, candidate, more),
+        """Whether a candidate is better than the best; of a tie it is the later, which has won on the trainset."""
+        order = [*self._entrants]
+        is_later = order.index(candidate.id) > order.index(self.best.id)
+        one, other = (self.best, candidate) if is_later else (candidate, self.best)
+        _, is_ahead = decide(
+            lambda more: self._forward.differences(one, other, more),
             examples,
             threshold=0.0,
             width=self._score_range[1] - self._score_range[0],
             confidence=self._confidence,
             first_look=max(self._first_look, len(self._paired(candidate, self.best)[0])),
         )
-        return not worse
+        return is_ahead != is_later
 
     def _gain(self) -> Gain:
         rivals = [each for each in self._entrants.values() if each.id != self._student.id]

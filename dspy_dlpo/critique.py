@@ -20,7 +20,7 @@ _PRAISE = re.compile(
     re.IGNORECASE,
 )
 _FAULT_OF_INSTRUCTION = re.compile(
-    r"(the|this|your)\s+(\w+\s+)?instructions?\s+"
+    r"(the|this|your)\s+(\w+\s+)?instructions?\s+((also|still|currently|only|\w+ly)\s+)?"
     r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|(is|was|are|were)\s+(missing|unclear|vague|ambiguous|not))\b",
     re.IGNORECASE,
 )
@@ -100,9 +100,8 @@ def _is_fault(text: str, remarks: Counter[str]) -> bool:
 
 
 def _is_answer(text: str, answers: set[str], remarks: Counter[str]) -> bool:
-    """Whether a sentence only says what the right answer would have been here: "The answer must be 6, not 7."."""
-    said = {*words(text)} - _ABOUT_ANSWERS
-    only = bool(said) and said <= answers
+    """Whether a sentence only says what was right here ("The answer must be 6."), or nothing ("It must be right.")."""
+    only = {*words(text)} - _ABOUT_ANSWERS <= answers
     remarks["a single right answer"] += only
     return only
 

@@ -21,6 +21,7 @@ from dspy_dlpo.ledger import Ledger
 from dspy_dlpo.listeners import Listener
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.protection import Protection
+from dspy_dlpo.provenance import origins_of
 from dspy_dlpo.records import Candidate, Rollout, Spending, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
 from dspy_dlpo.selectors import ComponentSelector
 from dspy_dlpo.sentences import Edit
@@ -238,11 +239,14 @@ class Loop:
     ) -> tuple[tuple[float, ...], Trial]:
         """Let the candidates race on examples they were not made from; the winner goes on against the incumbent.
 
-        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
+        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else. What a
+        candidate leaves out is tried first on the examples it was written for.
         """
-        examples = self.fresh(minibatch, walk.position, self.settings.max_trial_examples)
-        if len(examples) < self.settings.first_look:  # A small trainset has no fresh ones to spare.
-            examples = [*examples, *minibatch][: self.settings.max_trial_examples]
+        most = self.settings.max_trial_examples
+        pool = dict.fromkeys([*self.reasons(walk, candidates), *self.fresh(minibatch, walk.position, most)])
+        if len(pool) < self.settings.first_look:  # A small trainset has no fresh ones to spare.
+            pool |= dict.fromkeys(minibatch)
+        examples = [*pool][:most]
         first = examples[: self.settings.first_look]
         thresholds, gains = [self.threshold(walk, candidate, ctx) for candidate in candidates], []
         for candidate, threshold in zip(candidates, thresholds, strict=True):
@@ -261,6 +265,18 @@ class Loop:
         )
         trial = Trial(winner.id, walk.incumbent.id, tuple(paid), len(examples), threshold, accepted)
         return tuple(gains), trial
+
+    def reasons(self, walk: Walk, candidates: Sequence[Candidate]) -> list[str]:
+        """Return the examples for which the sentences were written that candidates delete."""
+        names: list[str] = []
+        for candidate in candidates:
+            for predictor, edits in candidate.edits.items():
+                sentences = self.request(walk.incumbent, TextualGradient(predictor, ())).sentences
+                left_out = {sentences[edit.at].strip() for edit in edits if edit.op == "delete"}
+                for origin in origins_of(walk.student, walk.history, predictor, walk.incumbent.id) if left_out else ():
+                    if origin.sentence.strip() in left_out:
+                        names += [name for point in origin.points[:1] for name in point.examples]
+        return names
 
     def threshold(self, walk: Walk, candidate: Candidate, ctx: StepContext) -> Threshold:
         """Add up what the policies ask of the mean gain."""

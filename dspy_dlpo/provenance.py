@@ -92,14 +92,19 @@ def provenance(result: DLPOResult, predictor: str, candidate: str | None = None)
     if predictor not in student.instructions:
         raise ValueError(f"`predictor` must be one of {sorted(student.instructions)}, but got {predictor!r}.")
     candidate = candidate or result.candidates[result.best_idx].id
+    return origins_of(student, result.history, predictor, candidate)
+
+
+def origins_of(student: Candidate, history: Sequence[StepRecord], predictor: str, candidate: str) -> tuple[Origin, ...]:
+    """Return the same as `provenance`, of a run that may still go on."""
     text = student.instructions[predictor]
     origins, letters = [Origin("")], [0] * _count_letters(text)
-    for record, child in _lineage(result, candidate):
+    for record, child in _lineage(student, history, candidate):
         if predictor in child.edits:
             letters = _edited(letters, origins, predictor, record, child)
             text = child.instructions[predictor]
     sentences = split(text)
-    removals = dict(_removals(result.history, predictor))
+    removals = dict(_removals(history, predictor))
     sources = (origins[_most(each)] for each in _shares(letters, sentences))
     return tuple(
         replace(origin, sentence=sentence, removal=removals.get(sentence.strip()))
@@ -107,15 +112,15 @@ def provenance(result: DLPOResult, predictor: str, candidate: str | None = None)
     )
 
 
-def _lineage(result: DLPOResult, candidate: str) -> list[tuple[StepRecord, Candidate]]:
+def _lineage(student: Candidate, history: Sequence[StepRecord], candidate: str) -> list[tuple[StepRecord, Candidate]]:
     """Return the candidates on the way from the student to a candidate, each with the step that first made it."""
     made: dict[str, tuple[StepRecord, Candidate]] = {}
-    for record in result.history:
+    for record in history:
         for each in record.candidates:
             made.setdefault(each.id, (record, each))
     lineage: list[tuple[StepRecord, Candidate]] = []
     current: str | None = candidate
-    while current != result.run.student.id:
+    while current != student.id:
         if current not in made:
             raise ValueError(f"`candidate` must be the id of a candidate of the run, but got {candidate!r}.")
         lineage.append(made[current])

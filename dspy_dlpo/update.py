@@ -114,7 +114,8 @@ class Update:
             incumbent: What the candidates start from.
             requests: One for each predictor that has a gradient.
             step: The run's step index.
-            extra: Edits that policies propose, each with the request of its predictor: each becomes a candidate.
+            extra: Edits that policies propose, each with the request of its predictor: each becomes a candidate if the
+                requests bring none.
         """
         replies = self.ask([self._question(request, step) for request in requests])
         dropped: Counter[str] = Counter()
@@ -134,9 +135,10 @@ class Update:
             self._candidate(incumbent, requests, plan, dropped)
             for plan in plans(choices, [request.predictor for request in blamed])[: self._num_candidates]
         ]
-        for request, edits in extra:
-            chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
-            candidates.append(self._candidate(incumbent, [request], chosen, dropped))
+        if all(candidate.id == incumbent.id for candidate in candidates):
+            for request, edits in extra:
+                chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
+                candidates.append(self._candidate(incumbent, [request], chosen, dropped))
         distinct = {candidate.id: candidate for candidate in candidates if candidate.id != incumbent.id}
         return Proposals(tuple(distinct.values()), dict(dropped))
 

@@ -304,6 +304,7 @@ def test_complaint_that_names_a_call_goes_to_that_rollout(said: str, heard: dict
     [
         ("The right answer is '{label}'.", False),
         ("The model should have answered {label}, not 'by c'.", False),
+        ("The answer must be correct.", False),
         ("The answer must be {label} for the first code.", True),
         ("The answer must be 99 or {label}.", True),
     ],
@@ -324,9 +325,9 @@ def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(sai
         ("<nothing>", "", {"nothing to change": 3}),
         ("The answer is correct. Great job!", "The text is fine.", {"praise": 9, "nothing to change": 3}),
         (
-            "The instruction does not specify the date. This instruction is unclear.",
+            "The instruction does not specify it. This instruction is unclear. The instruction also lacks rules.",
             "",
-            {"a fault of the instruction": 6, "nothing to change": 3},
+            {"a fault of the instruction": 9, "nothing to change": 3},
         ),
         ("Be brief. [4]", "", {"sentence for a call that does not exist": 1}),
         ("Be brief.", "0 text: Bad.", {"complaint about a call that does not exist": 1}),

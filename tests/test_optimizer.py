@@ -17,7 +17,8 @@ import pytest
 from dspy.lm15 import AuthError, TransportError
 from dspy.utils.callback import BaseCallback
 
-from dspy_dlpo import DLPOOptimizer, TextualLearningRate, TextualRegularization
+from dspy_dlpo import DLPOOptimizer, TextualLearningRate
+from dspy_dlpo.provenance import provenance
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, role_of, scripted_lm, world
 
 SOLVED = {f"When the topic is {topic}, answer {secret}." for topic, secret in SECRETS.items()}
@@ -463,17 +464,31 @@ def test_paper_preset_with_all_seven_policies_solves_the_task_and_records_what_e
     assert any(request.contrasts for record in result.history for request in record.requests)
 
 
-def test_regularization_prunes_a_useless_sentence_on_a_plateau(lm: dspy.LM, make: Any) -> None:
-    text = "Answer the question.\n" + "\n".join(sorted(SOLVED)) + "\nThe moon is made of cheese."
-    policies = [TextualRegularization(patience=1)]
-    student = dspy.Predict(Oracle.with_instructions(text))
-    trainset = [*examples(39), dspy.Example(question="What of topic none?", answer="?").with_inputs("question")]
-    optimizer = make(policies=policies, num_steps=20, max_trial_examples=None, confidence=0.99)
-    result = optimizer.compile(student, trainset=trainset, valset=examples(5, 100)).detailed_results
-    last = result.history[-1]
-    pruned = [each for record in result.history if record.accepted for each in record.candidates]
-    assert last.loss <= 0.2
-    assert any("moon" not in each.instructions["self"] for each in pruned)
+def test_sentence_without_effect_goes_when_nothing_fails_any_more_and_needed_ones_stay(make: Any) -> None:
+    def critic(system: str, user: str) -> str:
+        said = re.findall(r"When the topic is \w+, answer \d+\.", user)
+        return fields(requirements="\n".join([*said, "The moon is made of cheese."]))
+
+    lm = scripted_lm(world(critic=critic))
+    optimizer = make(prompt_model=lm, num_steps=30, batch_size=4, max_trial_examples=4)
+    with dspy.context(lm=lm):
+        result = optimizer.compile(
+            dspy.Predict(Oracle), trainset=examples(40), valset=examples(5, 100)
+        ).detailed_results
+    assert any("moon" in each.instructions["self"] for record in result.history for each in record.candidates[:1])
+    last = {each.id: each for each in result.candidates}[result.history[-1].incumbent].instructions["self"]
+    assert "moon" not in last
+    assert all(sentence in last for sentence in SOLVED)
+    assert last.startswith("Answer the question.")
+    assert result.stopped == "the program is perfect on the whole trainset"
+
+
+def test_removal_of_a_sentence_is_tried_on_the_example_it_was_written_for(lm: dspy.LM, make: Any) -> None:
+    *others, rare = sorted(examples(60), key=lambda example: "omega" in example.question)[:49]
+    result = make(num_steps=40).compile(dspy.Predict(Oracle), trainset=[*others, rare], valset=examples(5, 100))
+    result = result.detailed_results
+    (origin,) = (each for each in provenance(result, "self", result.history[-1].incumbent) if "omega" in each.sentence)
+    assert origin.removal.difference < 0
 
 
 # What bad input gets.

@@ -330,18 +330,19 @@ def test_regularization_asks_to_simplify_what_has_grown() -> None:
     assert "prefer to replace or delete" in narrow(policy, state, request=long).directives[0]
 
 
-def test_regularization_prunes_sentence_after_sentence_on_a_plateau() -> None:
-    policy = TextualRegularization(patience=2)
-    state = policy.init([REQUEST])
-    request = UpdateRequest("self", REQUEST.sentences, GRADIENT, frozen=frozenset({0}))
+def test_regularization_prunes_added_sentence_after_sentence_and_leaves_the_students() -> None:
+    policy = TextualRegularization()
+    state = policy.init([UpdateRequest("self", REQUEST.sentences[:1], GRADIENT)])
+    request = UpdateRequest("self", (*REQUEST.sentences, "Be kind."), GRADIENT, frozen=frozenset({1}))
     tried = []
-    for step in range(5):
+    for step in range(3):
         proposed = policy.propose(request, state, StepContext(step, 0))
         tried.append([[edit.at for edit in edits] for edits in proposed])
         pruned = tuple(Candidate({"self": str(edits)}, INCUMBENT.id, {"self": edits}) for edits in proposed)
-        state = policy.learn(record(-0.1, requests=(request,), candidates=(CANDIDATE, *pruned)), state)
-    assert tried == [[], [], [[1], [1, 2]], [[2]], []]
-    assert policy.propose(request, policy.learn(record(0.1), state), StepContext(6, 0)) == ()
+        state = policy.learn(record(-0.1, requests=(request,), candidates=pruned), state)
+    assert tried == [[[2], [2, 3]], [[3]], []]
+    assert policy.propose(request, policy.learn(record(0.1), state), StepContext(6, 0)) != ()
+    assert TextualRegularization(prune=False).propose(request, {**state, "needed": []}, StepContext(6, 0)) == ()
 
 
 def test_limit_below_the_instruction_or_its_protected_text_is_refused_when_the_run_begins() -> None:
@@ -362,7 +363,6 @@ def test_limit_below_the_instruction_or_its_protected_text_is_refused_when_the_r
         (lambda: TextualContrastiveLearning(margin=-1), "`margin` must be at least 0"),
         (lambda: TextualRegularization(price=-1), "`price` must be at least 0, but got price=-1"),
         (lambda: TextualRegularization(max_tokens=0), "`max_tokens` must be at least 1"),
-        (lambda: TextualRegularization(patience=0), "`patience` must be at least 1"),
     ],
 )
 def test_policy_refuses_settings_out_of_range(make_policy: Any, message: str) -> None:

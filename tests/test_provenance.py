@@ -83,7 +83,7 @@ def test_sentences_of_every_candidate_joined_are_its_instruction(lm: dspy.LM, ma
 
 
 def test_what_pruning_measured_is_told_of_the_sentence(lm: dspy.LM, make: Any) -> None:
-    policies = [TextualRegularization(patience=1)]
+    policies = [TextualRegularization()]
     result = (
         make(num_steps=12, policies=policies, batch_size=4)
         .compile(dspy.Predict(Oracle), trainset=examples(40))

@@ -16,9 +16,9 @@ from dspy_dlpo.schedules import exponential
 
 PRESETS: dict[str, Callable[[], list[Policy]]] = {
     "none": list,
-    "default": lambda: [TextualLearningRate(8), TextualSimulatedAnnealing()],
+    "default": lambda: [TextualLearningRate(8), TextualSimulatedAnnealing(), TextualRegularization()],
     "robust": lambda: [TextualLearningRate(3), TextualDropout(0.3), TextualSimulatedAnnealing()],
-    "concise": lambda: [TextualLearningRate(4), TextualRegularization(price=5e-4, patience=1)],
+    "concise": lambda: [TextualLearningRate(4), TextualRegularization(price=5e-4, growth=2)],
     "paper": lambda: [
         TextualLearningRate(5),
         TextualDropout(),
@@ -26,7 +26,7 @@ PRESETS: dict[str, Callable[[], list[Policy]]] = {
         TextualLearningRateDecay(),
         TextualMomentum(),
         TextualContrastiveLearning(),
-        TextualRegularization(),
+        TextualRegularization(price=1e-4, growth=2),
     ],
 }
 """What makes each preset, by its name; every call makes new policies: `[*PRESETS["robust"](), TextualMomentum()]`.

@@ -92,7 +92,7 @@ class Policy:
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
         """Propose edits of one's own: each item becomes a candidate, as far as it keeps the constraints.
 
-        Asked for every predictor at every step, also without a gradient.
+        Asked for every predictor at every step; they are tried where the gradients bring no candidate.
 
         Args:
             request: The predictor's sentences and all limits, without a gradient.

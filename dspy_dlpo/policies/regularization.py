@@ -16,16 +16,17 @@ class TextualRegularization(Policy):
     """Keep instructions short: a price per token, a hard limit, a wish to simplify, and pruning.
 
     The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
-    each it removes. After `patience` steps without an accepted candidate, single sentences, and pairs of neighbours,
-    are left out one after another and tried like any other candidate; with a price above 0, one whose removal does not
-    lower the score goes.
+    each it removes. Where a step brings no candidate, sentences that the run has added, and pairs of neighbours, are
+    left out one after another and tried like any other candidate; with a price above 0, one whose removal does not
+    lower the score goes. The student's own sentences stay.
 
     Args:
-        price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
-            of 20 tokens must gain 0.002.
+        price: What a token costs, as a share of the score range, at least 0. The default only breaks ties: a price that
+            is not far below what one example can change also keeps out rules that few examples need.
         max_tokens: Most tokens of one instruction, held in code; None for no limit.
-        growth: The proposer is asked to simplify once an instruction is this many times as long as the student's.
-        patience: Steps without an accepted candidate after which pruning begins; None for no pruning.
+        growth: The proposer is asked to simplify once an instruction is this many times as long as the student's; None
+            for never.
+        prune: Whether sentences are left out and tried.
 
     Raises:
         ValueError: At construction if an argument is out of its range; when `compile` begins, if an instruction of the
@@ -37,17 +38,15 @@ class TextualRegularization(Policy):
     """
 
     def __init__(
-        self, price: float = 1e-4, max_tokens: int | None = None, growth: float = 2.0, patience: int | None = 2
+        self, price: float = 1e-5, max_tokens: int | None = None, growth: float | None = None, prune: bool = True
     ) -> None:
         for name, value, low in (("price", price, 0), ("max_tokens", max_tokens, 1), ("growth", growth, 1)):
             if value is not None and not value >= low:
                 raise ValueError(f"`{name}` must be at least {low}, but got {name}={value}.")
-        if patience is not None and patience < 1:
-            raise ValueError(f"`patience` must be at least 1, but got patience={patience}. Use None for no pruning.")
         self.price = price
         self.max_tokens = max_tokens
         self.growth = growth
-        self.patience = patience
+        self.prune = prune
 
     def init(self, requests: Sequence[UpdateRequest] = ()) -> State:
         """Note the lengths of the student's instructions.
@@ -64,14 +63,15 @@ class TextualRegularization(Policy):
                         f"`max_tokens` must be at least {tokens}, the length of the {what} of {request.predictor}, "
                         f"but got max_tokens={self.max_tokens}."
                     )
-        lengths = {request.predictor: count_tokens("".join(request.sentences)) for request in requests}
-        return {"lengths": lengths, "refused": 0, "needed": []}
+        return {"student": {request.predictor: [*map(str.strip, request.sentences)] for request in requests}}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Set the limit, and ask to simplify what has grown."""
-        length = count_tokens("".join(request.sentences))
-        grown = length > self.growth * max(state.get("lengths", {}).get(request.predictor, length), 1)
-        wish = ["The instruction has grown long: prefer to replace or delete sentences, and be brief."] if grown else []
+        wish: tuple[str, ...] = ()
+        if self.growth is not None:
+            before = count_tokens(" ".join(state["student"][request.predictor]))
+            if count_tokens("".join(request.sentences)) > self.growth * max(before, 1):
+                wish = ("The instruction has grown long: prefer to replace or delete sentences, and be brief.",)
         return request.narrowed(max_tokens=self.max_tokens, directives=wish)
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
@@ -84,21 +84,22 @@ class TextualRegularization(Policy):
         return Threshold(self.price * ctx.width * added, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """On a plateau, propose to leave out the next sentence that has not been tried, and the next two."""
+        """Propose to leave out the next added sentence that has not been tried, and the next two."""
+        kept = {*state["student"][request.predictor], *state.get("needed", ())}
         untried = [
             index
             for index, sentence in enumerate(request.sentences)
-            if index not in request.frozen and sentence.strip() not in state.get("needed", ())
+            if index not in request.frozen and sentence.strip() not in kept
         ]
-        if self.patience is None or state.get("refused", 0) < self.patience or len(request.sentences) < 2:
+        if not self.prune or len(request.sentences) < 2:
             return ()
         groups = [untried[:size] for size in (1, 2) if size <= len(untried)]
         return [tuple(Edit("delete", index, reason=_PRUNED) for index in group) for group in groups]
 
     def learn(self, record: StepRecord, state: State) -> State:
-        """Count the steps since the last acceptance, and note the sentences that could not be spared."""
+        """Note the sentences that could not be spared, until something else changes."""
         if record.accepted:
-            return {**state, "refused": 0, "needed": []}
+            return {**state, "needed": []}
         sentences = {request.predictor: request.sentences for request in record.requests}
         needed = [
             sentences[predictor][edits[0].at].strip()
@@ -106,4 +107,4 @@ class TextualRegularization(Policy):
             for predictor, edits in candidate.edits.items()
             if len(edits) == 1 and edits[0].reason == _PRUNED
         ]
-        return {**state, "refused": state.get("refused", 0) + 1, "needed": [*state.get("needed", ()), *needed]}
+        return {**state, "needed": [*state.get("needed", ()), *needed]}
