@@ -194,15 +194,15 @@ def test_exported_text_of_several_predictors_names_them(run: Path) -> None:
     assert told == f"[aside]\n{best['aside']}\n\n[answer]\n{best['answer']}\n"
 
 
-def test_step_that_tried_nothing_or_is_not_there_is_told(oracle: Path) -> None:
-    result = load_result(oracle)
-    idle = next(record for record in result.history if record.trial is None)
-    told = call("export", oracle, "--step", idle.step + 1)
+def test_step_that_tried_nothing_or_is_not_there_is_told(lm: dspy.LM, make: Any, tmp_path: Path) -> None:
+    make(log_dir=tmp_path, num_steps=6, policies="none").compile(dspy.Predict(Oracle), trainset=examples(40))
+    idle = next(record for record in load_result(tmp_path).history if record.trial is None)
+    told = call("export", tmp_path, "--step", idle.step + 1)
     assert (told.exit_code, told.stderr) == (
         1,
         f"dspy-dlpo: Step {idle.step + 1} tried nothing ({idle.skipped}). Give another step.\n",
     )
-    assert "`--step` must be at most" in call("export", oracle, "--step", 99).stderr
+    assert "`--step` must be at most" in call("export", tmp_path, "--step", 99).stderr
 
 
 # runs

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -320,6 +321,14 @@ def test_regularization_charges_for_the_tokens_a_candidate_adds() -> None:
     assert there.value == pytest.approx(0.01 * there.because["added_tokens"])
     assert there.value > 0
     assert back.value == -there.value
+
+
+@pytest.mark.parametrize("price", [0, 0.01])
+def test_sentence_goes_if_its_removal_does_not_lower_the_score(price: float) -> None:
+    policy = TextualRegularization(price)
+    removal = policy.propose(REQUEST, policy.init([replace(REQUEST, sentences=("One.",))]), StepContext(0, 0))[0]
+    without = Candidate({"self": "One. Three."}, INCUMBENT.id, {"self": removal})
+    assert -0.05 < policy.threshold(without, INCUMBENT, {}, StepContext(0, 0)).value < 0
 
 
 def test_regularization_asks_to_simplify_what_has_grown() -> None:

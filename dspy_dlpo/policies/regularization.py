@@ -10,6 +10,7 @@ from dspy_dlpo.sentences import Edit
 from dspy_dlpo.tokens import count_tokens
 
 _PRUNED = "its removal does not lower the score"
+_TIE = 1e-9
 
 
 class TextualRegularization(Policy):
@@ -17,12 +18,12 @@ class TextualRegularization(Policy):
 
     The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
     each it removes. Where a step brings no candidate, sentences that the run has added, and pairs of neighbours, are
-    left out one after another and tried like any other candidate; with a price above 0, one whose removal does not
-    lower the score goes. The student's own sentences stay.
+    left out one after another and tried like any other candidate; one whose removal does not lower the score goes. The
+    student's own sentences stay.
 
     Args:
-        price: What a token costs, as a share of the score range, at least 0. The default only breaks ties: a price that
-            is not far below what one example can change also keeps out rules that few examples need.
+        price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
+            of 20 tokens must gain 0.002, which keeps out rules that few examples need.
         max_tokens: Most tokens of one instruction, held in code; None for no limit.
         growth: The proposer is asked to simplify once an instruction is this many times as long as the student's; None
             for never.
@@ -38,7 +39,7 @@ class TextualRegularization(Policy):
     """
 
     def __init__(
-        self, price: float = 1e-5, max_tokens: int | None = None, growth: float | None = None, prune: bool = True
+        self, price: float = 0.0, max_tokens: int | None = None, growth: float | None = None, prune: bool = True
     ) -> None:
         for name, value, low in (("price", price, 0), ("max_tokens", max_tokens, 1), ("growth", growth, 1)):
             if value is not None and not value >= low:
@@ -54,15 +55,9 @@ class TextualRegularization(Policy):
         Raises:
             ValueError: If an instruction, or its protected text alone, is longer than `max_tokens`.
         """
-        for request in requests:
-            protected = count_tokens("".join(request.sentences[index] for index in sorted(request.frozen)))
-            length = count_tokens("".join(request.sentences))
-            for what, tokens in (("protected text", protected), ("instruction", length)):
-                if self.max_tokens is not None and tokens > self.max_tokens:
-                    raise ValueError(
-                        f"`max_tokens` must be at least {tokens}, the length of the {what} of {request.predictor}, "
-                        f"but got max_tokens={self.max_tokens}."
-                    )
+        if self.max_tokens is not None:
+            for request in requests:
+                _check_limit(request, self.max_tokens)
         return {"student": {request.predictor: [*map(str.strip, request.sentences)] for request in requests}}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
@@ -75,13 +70,17 @@ class TextualRegularization(Policy):
         return request.narrowed(max_tokens=self.max_tokens, directives=wish)
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
-        """Charge for the tokens added."""
+        """Charge for the tokens added; a sentence that is left out need not be missed."""
+        edits = [edit for each in candidate.edits.values() for edit in each]
+        tie = -_TIE * ctx.width if edits and all(edit.reason == _PRUNED for edit in edits) else 0.0
+        if not self.price:
+            return Threshold(tie)
         added = sum(
             count_tokens(text) - count_tokens(incumbent.instructions[name])
             for name, text in candidate.instructions.items()
             if text != incumbent.instructions[name]
         )
-        return Threshold(self.price * ctx.width * added, {"price": self.price, "added_tokens": added})
+        return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
         """Propose to leave out the next added sentence that has not been tried, and the next two."""
@@ -108,3 +107,13 @@ class TextualRegularization(Policy):
             if len(edits) == 1 and edits[0].reason == _PRUNED
         ]
         return {**state, "needed": [*state.get("needed", ()), *needed]}
+
+
+def _check_limit(request: UpdateRequest, max_tokens: int) -> None:
+    protected = "".join(request.sentences[index] for index in sorted(request.frozen))
+    for what, text in (("protected text", protected), ("instruction", "".join(request.sentences))):
+        if (tokens := count_tokens(text)) > max_tokens:
+            raise ValueError(
+                f"`max_tokens` must be at least {tokens}, the length of the {what} of {request.predictor}, "
+                f"but got max_tokens={max_tokens}."
+            )
