@@ -97,7 +97,7 @@ def policies_of(arguments: argparse.Namespace) -> list[Policy]:
         "dy_lr": lambda: TextualLearningRateDecay(shrinking),
         "momentum": TextualMomentum,
         "train_acc_contras": TextualContrastiveLearning,
-        "weight_decay": TextualRegularization,
+        "weight_decay": lambda: TextualRegularization(price=1e-4, growth=2),
     }
     return [make() for flag, make in chosen.items() if getattr(arguments, flag)]
 
