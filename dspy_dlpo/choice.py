@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import fmean
 
 from dspy_dlpo.acceptance import decide, looks
@@ -90,9 +91,9 @@ class Choice:
         The last incumbent takes the place of the best if it is better where new incumbents meet it; it may be one that
         annealing let pass. Of the others the one nearest to the best then meets it on the whole valset, for an early
         decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
-        If the budget does not reach so far, the examples that are paid decide.
+        Where the budget ends before that is decided, the best stays; before it is paid, the examples that are decide.
         """
-        try:
+        with suppress(BudgetSpent):
             self._forward.scored(self._student, self._valset)
             self._forward.scored(self._last, self._screen)
             if self._lead(self._last, self.best) > 0:
@@ -100,13 +101,10 @@ class Choice:
             self._forward.scored(self.best, self._valset)
             challenger = self._challenger()
             if challenger and self._stands(challenger, self._valset):
-                self._forward.scored(challenger, self._valset)
-                if self._stands(challenger, self._valset):  # That was perhaps decided early; now on all.
-                    self.best = challenger
-        except BudgetSpent:
-            challenger = self._challenger()
-            if challenger and self._lead(challenger, self.best) > 0:
-                self.best = challenger
+                former, self.best = self.best, challenger
+                self._forward.scored(challenger, self._valset)  # For that was perhaps decided early.
+                if self._stands(former, self._valset):
+                    self.best = former
         if self._lead(self.best, self._student) <= 0:
             self.best = self._student
         return self._gain()

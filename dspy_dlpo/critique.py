@@ -30,10 +30,11 @@ _CALL_NUMBERS = re.compile(
 )
 _ABOUT_ANSWERS = set(
     words(
-        "the a an right correct expected answer output value label model it is was be been must should have answered "
-        "not but instead of"
+        "the a an right correct expected answer output value form label model it is was be been must should have "
+        "answered not but instead of"
     )
 )
+_SAYS_NOTHING = set(words("the a an right correct expected answer output it is must should be"))
 _MAX_POINTS_PER_REPLY = 8
 
 
@@ -101,7 +102,8 @@ def _is_fault(text: str, remarks: Counter[str]) -> bool:
 
 def _is_answer(text: str, answers: set[str], remarks: Counter[str]) -> bool:
     """Whether a sentence only says what was right here ("The answer must be 6."), or nothing ("It must be right.")."""
-    only = {*words(text)} - _ABOUT_ANSWERS <= answers
+    said = {*words(text)}
+    only = said <= _SAYS_NOTHING or (bool(said - _ABOUT_ANSWERS) and said - _ABOUT_ANSWERS <= answers)
     remarks["a single right answer"] += only
     return only
 

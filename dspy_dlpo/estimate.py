@@ -116,7 +116,7 @@ def foretell(
     room += [(limit - first[name]) / further[name] for name, limit in budget.limits.given.items() if further[name]]
     num_steps = max(min(room), 0.0)
     assumptions = [
-        f"The run goes on for {num_steps:.0f} steps; it ends sooner if the program becomes perfect"
+        f"The run goes on for {num_steps:.0f} steps; it ends sooner if the program becomes perfect and concise"
         + (f" or the best stays the same for {settings.patience} steps." if settings.patience else "."),
         f"A run of the program calls each predictor once, {len(pairs)} in all; the metric calls no language model.",
         f"A step makes {step:.0f} metric calls: half of the incumbent's are paid already; after its first look "

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
-from itertools import count, islice
+from itertools import count, islice, zip_longest
 from operator import add
 from statistics import fmean
 
@@ -189,8 +189,11 @@ class Loop:
         gradients, remarks = self.backward(walk.incumbent, failing, record.step) if failing else ((), {})
         moving = self.selector(gradients, ctx, walk.history)
         requests = [self.narrow(walk, gradient, ctx, passing) for gradient in moving]
-        own = self.own_proposals(walk, ctx)
-        proposals = self.update(walk.incumbent, requests, record.step, own)
+        proposals = self.update(walk.incumbent, requests, record.step)
+        if rollouts and not proposals.candidates:
+            own = self.own_proposals(walk, ctx)
+            requests = [*{request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()]
+            proposals = replace(self.update.of_policies(walk.incumbent, own), dropped=proposals.dropped)
         for candidate in proposals.candidates:
             if candidate.id not in walk.seen:  # Its first parent is where it came from.
                 walk.seen[candidate.id] = candidate
@@ -201,9 +204,7 @@ class Loop:
             failures=tuple(replace(rollout, spent=Spending()) for rollout in failing),
             gradients=gradients,
             remarks=remarks,
-            requests=tuple(
-                {request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()
-            ),
+            requests=tuple(requests),
             candidates=proposals.candidates,
             dropped_edits=proposals.dropped,
             skipped="" if proposals.candidates else why if rollouts else "minibatch lost",
@@ -239,8 +240,9 @@ class Loop:
     ) -> tuple[tuple[float, ...], Trial]:
         """Let the candidates race on examples they were not made from; the winner goes on against the incumbent.
 
-        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else. What a
-        candidate leaves out is tried first on the examples it was written for.
+        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else. Where all
+        candidates only leave sentences out, they are tried first on the examples that these were written for, so that
+        one that is needed there stays, whatever the others say.
         """
         most = self.settings.max_trial_examples
         pool = dict.fromkeys([*self.reasons(walk, candidates), *self.fresh(minibatch, walk.position, most)])
@@ -267,16 +269,17 @@ class Loop:
         return tuple(gains), trial
 
     def reasons(self, walk: Walk, candidates: Sequence[Candidate]) -> list[str]:
-        """Return the examples for which the sentences were written that candidates delete."""
-        names: list[str] = []
-        for candidate in candidates:
-            for predictor, edits in candidate.edits.items():
-                sentences = self.request(walk.incumbent, TextualGradient(predictor, ())).sentences
-                left_out = {sentences[edit.at].strip() for edit in edits if edit.op == "delete"}
-                for origin in origins_of(walk.student, walk.history, predictor, walk.incumbent.id) if left_out else ():
-                    if origin.sentence.strip() in left_out:
-                        names += [name for point in origin.points[:1] for name in point.examples]
-        return names
+        """Return the examples for which the sentences were written that candidates leave out, in turn."""
+        edits = [(name, edit) for each in candidates for name, all_of in each.edits.items() for edit in all_of]
+        if any(edit.op != "delete" for _, edit in edits):
+            return []
+        examples = []
+        for name, edit in edits:
+            left_out = self.request(walk.incumbent, TextualGradient(name, ())).sentences[edit.at].strip()
+            origins = origins_of(walk.student, walk.history, name, walk.incumbent.id)
+            points = [point for each in origins if each.sentence.strip() == left_out for point in each.points[:1]]
+            examples.append([example for point in points for example in point.examples])
+        return [name for names in zip_longest(*examples) for name in names if name is not None]
 
     def threshold(self, walk: Walk, candidate: Candidate, ctx: StepContext) -> Threshold:
         """Add up what the policies ask of the mean gain."""

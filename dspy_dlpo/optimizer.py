@@ -76,7 +76,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             neither they nor litellm's table tell, or to overrule them. Models of `dspy_dlpo.local` cost nothing.
         batch_size: Train examples a step starts from, those not counted that the incumbent is known to pass. Default:
             8, or the whole trainset if that is smaller.
-        num_candidates: Candidates per step. All come from one proposer call per predictor.
+        num_candidates: Most candidates per step: from the critic's sentences and one proposer call per predictor, else
+            of the policies' own.
         max_trial_examples: Most train examples on which a candidate meets the incumbent, and most validation examples
             on which a new incumbent meets the best before the end; None for all.
         max_passing: Passing examples of a minibatch that the proposer is shown, so that it does not break what works.

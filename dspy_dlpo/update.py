@@ -74,7 +74,7 @@ class Update:
         copies: Whether a sentence copies an example, which no edit may.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         protection: Finds protected text.
-        num_candidates: Candidates per step, those that policies propose not counted.
+        num_candidates: Most candidates per step.
         seed: The run's seed.
         always_passing: Whether the proposer has the field `right` even if nothing passed, as one of the user's own has.
         max_chars: Characters of the instruction, and of the criticism, that the proposer sees.
@@ -101,21 +101,13 @@ class Update:
         self._always_passing = always_passing
         self._max_chars = max_chars
 
-    def __call__(
-        self,
-        incumbent: Candidate,
-        requests: Sequence[UpdateRequest],
-        step: int,
-        extra: Sequence[tuple[UpdateRequest, tuple[Edit, ...]]] = (),
-    ) -> Proposals:
+    def __call__(self, incumbent: Candidate, requests: Sequence[UpdateRequest], step: int) -> Proposals:
         """Return distinct candidates, none of them the incumbent; there may be none.
 
         Args:
             incumbent: What the candidates start from.
             requests: One for each predictor that has a gradient.
             step: The run's step index.
-            extra: Edits that policies propose, each with the request of its predictor: each becomes a candidate if the
-                requests bring none.
         """
         replies = self.ask([self._question(request, step) for request in requests])
         dropped: Counter[str] = Counter()
@@ -135,10 +127,21 @@ class Update:
             self._candidate(incumbent, requests, plan, dropped)
             for plan in plans(choices, [request.predictor for request in blamed])[: self._num_candidates]
         ]
-        if all(candidate.id == incumbent.id for candidate in candidates):
-            for request, edits in extra:
-                chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
-                candidates.append(self._candidate(incumbent, [request], chosen, dropped))
+        return self._distinct(incumbent, candidates, dropped)
+
+    def of_policies(
+        self, incumbent: Candidate, proposed: Sequence[tuple[UpdateRequest, tuple[Edit, ...]]]
+    ) -> Proposals:
+        """Return the candidates of edits that policies propose, each with the request of its predictor."""
+        dropped: Counter[str] = Counter()
+        candidates = []
+        for request, edits in proposed[: self._num_candidates]:
+            chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
+            candidates.append(self._candidate(incumbent, [request], chosen, dropped))
+        return self._distinct(incumbent, candidates, dropped)
+
+    @staticmethod
+    def _distinct(incumbent: Candidate, candidates: Sequence[Candidate], dropped: Counter[str]) -> Proposals:
         distinct = {candidate.id: candidate for candidate in candidates if candidate.id != incumbent.id}
         return Proposals(tuple(distinct.values()), dict(dropped))
 

@@ -323,12 +323,18 @@ def test_regularization_charges_for_the_tokens_a_candidate_adds() -> None:
     assert back.value == -there.value
 
 
-@pytest.mark.parametrize("price", [0, 0.01])
+@pytest.mark.parametrize("price", [0.0, 0.01])
 def test_sentence_goes_if_its_removal_does_not_lower_the_score(price: float) -> None:
-    policy = TextualRegularization(price)
-    removal = policy.propose(REQUEST, policy.init([replace(REQUEST, sentences=("One.",))]), StepContext(0, 0))[0]
-    without = Candidate({"self": "One. Three."}, INCUMBENT.id, {"self": removal})
-    assert -0.05 < policy.threshold(without, INCUMBENT, {}, StepContext(0, 0)).value < 0
+    policy, state = added("Be kind.")
+    removal = policy.propose(replace(REQUEST, sentences=("One. ", "Be kind.")), state, StepContext(0, 0))[0]
+    texts = {"self": "One."}, {"self": "One. Be kind."}
+    asked = [
+        TextualRegularization(price).threshold(
+            Candidate(texts[0], "", edits), Candidate(texts[1]), {}, StepContext(0, 0)
+        )
+        for edits in ({"self": removal}, {})
+    ]
+    assert -0.001 < asked[0].value - asked[1].value < 0
 
 
 def test_regularization_asks_to_simplify_what_has_grown() -> None:
@@ -339,19 +345,42 @@ def test_regularization_asks_to_simplify_what_has_grown() -> None:
     assert "prefer to replace or delete" in narrow(policy, state, request=long).directives[0]
 
 
-def test_regularization_prunes_added_sentence_after_sentence_and_leaves_the_students() -> None:
+def added(*texts: str) -> tuple[TextualRegularization, Any]:
+    """Return a policy, and its state when sentences were added to `REQUEST`."""
     policy = TextualRegularization()
-    state = policy.init([UpdateRequest("self", REQUEST.sentences[:1], GRADIENT)])
-    request = UpdateRequest("self", (*REQUEST.sentences, "Be kind."), GRADIENT, frozen=frozenset({1}))
-    tried = []
-    for step in range(3):
-        proposed = policy.propose(request, state, StepContext(step, 0))
-        tried.append([[edit.at for edit in edits] for edits in proposed])
-        pruned = tuple(Candidate({"self": str(edits)}, INCUMBENT.id, {"self": edits}) for edits in proposed)
-        state = policy.learn(record(-0.1, requests=(request,), candidates=pruned), state)
-    assert tried == [[[2], [2, 3]], [[3]], []]
-    assert policy.propose(request, policy.learn(record(0.1), state), StepContext(6, 0)) != ()
-    assert TextualRegularization(prune=False).propose(request, {**state, "needed": []}, StepContext(6, 0)) == ()
+    edits = tuple(Edit("add", 2, text) for text in texts)
+    candidate = Candidate({"self": "One. Two. Three. " + " ".join(texts)}, INCUMBENT.id, {"self": edits})
+    return policy, policy.learn(record(0.1, candidate=candidate), policy.init([REQUEST]))
+
+
+def left_out(policy: Policy, request: UpdateRequest, state: Any) -> list[int]:
+    return [edit.at for edits in policy.propose(request, state, StepContext(1, 0)) for edit in edits]
+
+
+def test_pruning_leaves_out_what_was_added_until_it_turns_out_to_be_needed() -> None:
+    policy, state = added("Be kind", "Be brief.")
+    request = replace(REQUEST, sentences=(*REQUEST.sentences, "- Be kind.", "- Be brief."))
+    assert left_out(policy, request, state) == [3, 4]
+    proposed = policy.propose(request, state, StepContext(1, 0))
+    pruned = tuple(Candidate({"self": str(edits)}, INCUMBENT.id, {"self": edits}) for edits in proposed)
+    fields = {"requests": (request,), "candidates": pruned}
+    for race, gain, untried in [((-0.1, 0.0), 0.0, [4]), ((0.0, 0.0), -0.1, [4]), ((0.0,), -0.1, [4])]:
+        tried = policy.learn(record(gain, candidate=pruned[0], race=race, **fields), state)
+        assert left_out(policy, request, tried) == untried
+    unmeasured = policy.learn(record(0.0, size=0, candidate=pruned[0], race=(0.0, 0.0), **fields), state)
+    assert left_out(policy, request, unmeasured) == [3, 4]
+    assert left_out(policy, request, policy.learn(record(0.1), tried)) == [3, 4]
+
+
+def test_pruning_leaves_alone_what_the_student_has_and_what_is_glued_to_it() -> None:
+    policy, state = added("Be kind.")
+    for sentences in [("One. ", "Two. ", "Three."), ("One. ", "Three\nBe kind."), ("One, rewritten. ", "Two. ")]:
+        assert left_out(policy, replace(REQUEST, sentences=sentences), state) == []
+    whole = replace(REQUEST, sentences=("One. ", "Be kind."))
+    assert left_out(policy, replace(whole, predictor="other"), state) == []
+    assert left_out(policy, replace(whole, frozen=frozenset({1})), state) == []
+    assert left_out(TextualRegularization(prune=False), whole, state) == []
+    assert left_out(policy, whole, state) == [1]
 
 
 def test_limit_below_the_instruction_or_its_protected_text_is_refused_when_the_run_begins() -> None:

@@ -31,11 +31,13 @@ def request(
     return UpdateRequest("self", units, gradient, **{"frozen": frozen, **limits})
 
 
-def propose(
-    reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = (), **extra: Any
-) -> Any:
+def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Any:
+    return update(reply, asked, num_candidates, protect)(Candidate({"self": "".join(asked.sentences)}), [asked], step=0)
+
+
+def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Update:
     text = "".join(asked.sentences)
-    update = Update(
+    return Update(
         lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]  # A stand-in.
         lambda sentence: "legs of a cat" in sentence,
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
@@ -43,7 +45,6 @@ def propose(
         num_candidates=num_candidates,
         seed=0,
     )
-    return update(Candidate({"self": text}), [asked], step=0, **extra)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +202,11 @@ def test_no_reply_makes_an_instruction_empty(text: str, reply: str) -> None:
 
 def test_edits_of_policies_become_candidates_within_the_same_limits() -> None:
     asked = request(frozen=frozenset({0}))
-    extra = [(asked, (Edit("delete", 0),)), (asked, (Edit("delete", 1),))]
-    (candidate,) = propose(None, asked, extra=extra).candidates
+    incumbent = Candidate({"self": "".join(asked.sentences)})
+    own = [(asked, (Edit("delete", at),)) for at in range(3)]
+    (candidate,) = update(None, asked, num_candidates=2).of_policies(incumbent, own).candidates
     assert candidate.instructions["self"] == "Read the question. Answer in one word."
+    assert len(update(None, asked, num_candidates=3).of_policies(incumbent, own).candidates) == 2
 
 
 def test_edits_that_fit_survive_one_that_does_not() -> None:

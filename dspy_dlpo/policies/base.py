@@ -90,9 +90,9 @@ class Policy:
         return request
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose edits of one's own: each item becomes a candidate, as far as it keeps the constraints.
+        """Propose edits of one's own: each of the first items becomes a candidate, as far as it keeps the constraints.
 
-        Asked for every predictor at every step; they are tried where the gradients bring no candidate.
+        Asked where the gradients of a step bring no candidate, for one predictor after another.
 
         Args:
             request: The predictor's sentences and all limits, without a gradient.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dspy_dlpo.copying import words
 from dspy_dlpo.policies.base import Policy, State, StepContext
 from dspy_dlpo.records import Candidate, StepRecord, Threshold, UpdateRequest
 from dspy_dlpo.sentences import Edit
@@ -17,9 +18,8 @@ class TextualRegularization(Policy):
     """Keep instructions short: a price per token, a hard limit, a wish to simplify, and pruning.
 
     The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
-    each it removes. Where a step brings no candidate, sentences that the run has added, and pairs of neighbours, are
-    left out one after another and tried like any other candidate; one whose removal does not lower the score goes. The
-    student's own sentences stay.
+    each it removes. Where a step brings no candidate, sentences that the run has added are left out one after another
+    and tried like any other candidate; one whose removal does not lower the score goes. The student's own stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
@@ -58,21 +58,21 @@ class TextualRegularization(Policy):
         if self.max_tokens is not None:
             for request in requests:
                 _check_limit(request, self.max_tokens)
-        return {"student": {request.predictor: [*map(str.strip, request.sentences)] for request in requests}}
+        student = {request.predictor: list(request.sentences) for request in requests}
+        return {"student": student, "added": [], "needed": []}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Set the limit, and ask to simplify what has grown."""
         wish: tuple[str, ...] = ()
         if self.growth is not None:
-            before = count_tokens(" ".join(state["student"][request.predictor]))
+            before = count_tokens("".join(state["student"][request.predictor]))
             if count_tokens("".join(request.sentences)) > self.growth * max(before, 1):
                 wish = ("The instruction has grown long: prefer to replace or delete sentences, and be brief.",)
         return request.narrowed(max_tokens=self.max_tokens, directives=wish)
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
         """Charge for the tokens added; a sentence that is left out need not be missed."""
-        edits = [edit for each in candidate.edits.values() for edit in each]
-        tie = -_TIE * ctx.width if edits and all(edit.reason == _PRUNED for edit in edits) else 0.0
+        tie = -_TIE * ctx.width if _prunes(candidate) else 0.0
         if not self.price:
             return Threshold(tie)
         added = sum(
@@ -83,30 +83,42 @@ class TextualRegularization(Policy):
         return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose to leave out the next added sentence that has not been tried, and the next two."""
-        kept = {*state["student"][request.predictor], *state.get("needed", ())}
-        untried = [
-            index
+        """Propose to leave out, one at a time, what was added and has not been tried since something else changed."""
+        untried = [each for each in state["added"] if each not in state["needed"]]
+        return tuple(
+            (Edit("delete", index, reason=_PRUNED),)
             for index, sentence in enumerate(request.sentences)
-            if index not in request.frozen and sentence.strip() not in kept
-        ]
-        if not self.prune or len(request.sentences) < 2:
-            return ()
-        groups = [untried[:size] for size in (1, 2) if size <= len(untried)]
-        return [tuple(Edit("delete", index, reason=_PRUNED) for index in group) for group in groups]
+            if self.prune and index not in request.frozen and _key(request.predictor, sentence) in untried
+        )
 
     def learn(self, record: StepRecord, state: State) -> State:
-        """Note the sentences that could not be spared, until something else changes."""
-        if record.accepted:
-            return {**state, "needed": []}
+        """Note the sentences that were added, and those that could not be spared until something else changes."""
+        trial = record.trial
+        if trial is None or not trial.differences:
+            return state
+        winner = next(each for each in record.candidates if each.id == trial.candidate)
+        if trial.accepted and not _prunes(winner):
+            new = [_key(name, edit.text) for name, edits in winner.edits.items() for edit in edits if edit.op == "add"]
+            return {**state, "added": [*state["added"], *new], "needed": []}
+        missed = [] if trial.accepted else [winner]
+        missed += [each for each, gain in zip(record.candidates, record.race, strict=False) if gain < 0]
         sentences = {request.predictor: request.sentences for request in record.requests}
         needed = [
-            sentences[predictor][edits[0].at].strip()
-            for candidate in record.candidates
-            for predictor, edits in candidate.edits.items()
-            if len(edits) == 1 and edits[0].reason == _PRUNED
+            _key(name, sentences[name][edits[0].at])
+            for each in missed
+            for name, edits in each.edits.items()
+            if _prunes(each)
         ]
-        return {**state, "needed": [*state.get("needed", ()), *needed]}
+        return {**state, "needed": [*state["needed"], *needed]}
+
+
+def _prunes(candidate: Candidate) -> bool:
+    return any(edit.reason == _PRUNED for edits in candidate.edits.values() for edit in edits)
+
+
+def _key(predictor: str, sentence: str) -> list[str]:
+    """Return a sentence by its words alone: in a list it gets the mark of an item, and at its end a full stop."""
+    return [predictor, *words(sentence)]
 
 
 def _check_limit(request: UpdateRequest, max_tokens: int) -> None:
