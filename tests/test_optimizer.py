@@ -483,6 +483,16 @@ def test_sentence_without_effect_goes_when_nothing_fails_any_more_and_needed_one
     assert result.stopped == "the program is perfect on the whole trainset"
 
 
+def test_student_without_a_full_stop_is_not_pruned_with_what_was_added_behind_it(make: Any) -> None:
+    lm = scripted_lm(world(critic=lambda system, user: fields(requirements="The moon is made of cheese.")))
+    student = dspy.Predict(Oracle.with_instructions("Answer the question"))
+    with dspy.context(lm=lm):
+        result = make(prompt_model=lm, num_steps=6).compile(student, trainset=examples(40)).detailed_results
+    tried = [each.instructions["self"] for record in result.history for each in record.candidates]
+    assert any("moon" in text for text in tried)
+    assert all(text.startswith("Answer the question") for text in tried)
+
+
 def test_rule_that_one_example_needs_is_never_pruned(lm: dspy.LM, make: Any) -> None:
     *others, rare = sorted(examples(60), key=lambda example: "omega" in example.question)[:49]
     optimizer = make(num_steps=40, max_trial_examples=2, batch_size=2)
