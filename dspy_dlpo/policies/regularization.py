@@ -58,15 +58,16 @@ class TextualRegularization(Policy):
         if self.max_tokens is not None:
             for request in requests:
                 _check_limit(request, self.max_tokens)
-        student = {request.predictor: list(request.sentences) for request in requests}
-        return {"student": student, "added": [], "needed": []}
+        counted = requests if self.growth is not None else ()
+        lengths = {request.predictor: count_tokens("".join(request.sentences)) for request in counted}
+        return {"lengths": lengths, "added": [], "needed": []}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Set the limit, and ask to simplify what has grown."""
         wish: tuple[str, ...] = ()
         if self.growth is not None:
-            before = count_tokens("".join(state["student"][request.predictor]))
-            if count_tokens("".join(request.sentences)) > self.growth * max(before, 1):
+            length = count_tokens("".join(request.sentences))
+            if length > self.growth * max(state["lengths"].get(request.predictor, length), 1):
                 wish = ("The instruction has grown long: prefer to replace or delete sentences, and be brief.",)
         return request.narrowed(max_tokens=self.max_tokens, directives=wish)
 
