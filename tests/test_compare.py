@@ -55,6 +55,12 @@ def test_finished_cells_are_not_run_again(tmp_path: Path) -> None:
     assert seeds == [0, 1, 2]
 
 
+def test_cut_short_it_has_all_optimisers_on_the_first_seeds(tmp_path: Path) -> None:
+    cells = RUN({"one": none, "two": none}, folder=tmp_path)
+    assert [(cell.seed, cell.optimizer) for cell in cells] == [(0, "one"), (0, "two"), (1, "one"), (1, "two")]
+    assert read_cells(tmp_path) == cells
+
+
 def test_a_torn_last_line_is_cut_off_and_its_cell_run_again(tmp_path: Path) -> None:
     seeds: list[int] = []
     rivals = {"mine": partial(count_runs, seeds=seeds)}

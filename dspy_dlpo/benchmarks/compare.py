@@ -86,7 +86,7 @@ def compare(
             model or an optimiser takes a new one; `settings` can see to it.
         max_metric_calls: Budgets, in metric calls.
         seeds: Seeds; the same for all optimisers, so that they can be compared in pairs.
-        num_workers: Processes that run cells side by side. Leave it at 1 for a model that runs on this machine.
+        num_workers: Processes that run cells side by side.
         num_threads: Program runs in flight at once within a cell.
         curves: Whether the programs that were best on the way are tested too. Where `Setting.score` is not given, each
             costs a pass over the testset.
@@ -95,7 +95,7 @@ def compare(
         verbose: Whether progress is shown on the terminal (standard error).
 
     Returns:
-        The cells that were asked for, in order; `dspy_dlpo.benchmarks.tables` makes tables and pictures of them.
+        The cells that were asked for, seed by seed; `dspy_dlpo.benchmarks.tables` makes tables and pictures of them.
 
     Raises:
         ValueError: If an optimiser is unknown, a count is below 1, or the folder has results with other settings.
@@ -107,7 +107,10 @@ def compare(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, but got {name}={value}.")
     rivals = dict(optimizers) if isinstance(optimizers, Mapping) else {name: rival_named(name) for name in optimizers}
-    wanted = [Cell(*key) for key in product(tasks, rivals, budgets, seeds)]
+    wanted = [
+        Cell(task, optimizer, budget, seed)
+        for seed, task, budget, optimizer in product(seeds, tasks, budgets, rivals)  # Cut short, it is fair already.
+    ]
     done = {cell.key: cell for cell in read_cells(folder) if not cell.failed}
     jobs = [
         partial(run_cell, cell, tasks[cell.task], rivals[cell.optimizer], num_threads=num_threads, curves=curves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +28,7 @@ def setup_named(
     data_dir: Path | None,
     sizes: tuple[int, int, int] | None = None,
     latency: float = 0.0,
+    num_workers: int = 1,
 ) -> Setup:
     """Return the setup of a task.
 
@@ -38,6 +40,7 @@ def setup_named(
         data_dir: See `load_task`.
         sizes: Train, validation and test examples. Default: the task's own.
         latency: Seconds that a simulated model takes to answer.
+        num_workers: Processes that run cells side by side; those with the local model share the cores evenly.
 
     Raises:
         ValueError: If there is no such task, or one that is not simulated has no model.
@@ -50,7 +53,7 @@ def setup_named(
     check_name(name)
     if model is None:
         raise ValueError(f"`model` must be given for {name}: only simulated tasks have a model of their own.")
-    return partial(_public, name, model, prompt_model, data_dir, sizes)
+    return partial(_public, name, model, prompt_model, data_dir, sizes, max(1, (os.cpu_count() or 1) // num_workers))
 
 
 def settings_of(
@@ -74,21 +77,22 @@ def _public(
     prompt_model: str | None,
     data_dir: Path | None,
     sizes: tuple[int, int, int] | None,
+    cores: int,
     seed: int,
 ) -> Setting:
     task = load_task(name, data_dir=data_dir, seed=seed, sizes=sizes)
-    return Setting(task, _lm(model, _ANSWER_TOKENS), _lm(prompt_model or model, _PROMPT_TOKENS))
+    return Setting(task, _lm(model, _ANSWER_TOKENS, cores), _lm(prompt_model or model, _PROMPT_TOKENS, cores))
 
 
-def _lm(model: str, max_tokens: int) -> dspy.LM:
-    return _local(max_tokens) if model == "local" else dspy.LM(model)
+def _lm(model: str, max_tokens: int, cores: int) -> dspy.LM:
+    return _local(max_tokens, cores) if model == "local" else dspy.LM(model)
 
 
 @lru_cache
-def _local(max_tokens: int) -> dspy.LM:
+def _local(max_tokens: int, cores: int) -> dspy.LM:
     """Return the model on this machine; all cells share it, for its weights are big."""
     stop = ["[[ ## completed"]  # What follows is only DSPy's end mark.
-    engine = _Once(weights_path(_LOCAL))
+    engine = _Once(weights_path(_LOCAL), cores)
     return dspy.LM(f"local/{_LOCAL}", engine=engine, temperature=0.0, max_tokens=max_tokens, num_retries=0, stop=stop)
 
 
@@ -98,8 +102,8 @@ class _Once(LlamaEngine):
     It stands below what counts calls and tokens, so only the seconds of a cell depend on what ran before it.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, num_threads: int) -> None:
+        super().__init__(path, num_threads=num_threads)
         self._answers: dict[str, Response] = {}
 
     def complete(self, request: Request) -> Response:
