@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dspy_dlpo.asking import Asker, Question
-from dspy_dlpo.copying import words
+from dspy_dlpo.copying import spans, words
 from dspy_dlpo.critique import BULLET, critique_of, is_empty, read_points
 from dspy_dlpo.data import Data
 from dspy_dlpo.records import Call, Candidate, Point, Rollout, TextualGradient
@@ -86,8 +86,9 @@ class Backward:
             for (name, chunk), reply in zip(asked, self.ask(questions), strict=True):
                 if reply is not None:
                     answers = set().union(*(self._answers(walk, name) for walk in chunk))
+                    given = set().union(*(spans(text) for walk in chunk for text in walk.given(name)))
                     examples = [walk.rollout.example for walk in chunk]
-                    points = read_points(reply["requirements"], examples, answers, remarks)
+                    points = read_points(reply["requirements"], examples, answers, given, remarks)
                     passed_on = _pass_on(reply.get("input_complaint", ""), name, chunk, remarks)
                     remarks["nothing to change"] += not points and not passed_on
                     found[name] += points
@@ -112,8 +113,7 @@ class Backward:
     def _answers(self, walk: _Walk, predictor: str) -> set[str]:
         """Return the words of the labels of an example, and of what a predictor gave for it, long texts left out."""
         labels = map(as_text, self.data[walk.rollout.example].labels().values())
-        given = (value for call in walk.calls[predictor] for value in call.outputs.values())
-        texts = ({*words(text)} for text in (*labels, *given))
+        texts = ({*words(text)} for text in (*labels, *walk.given(predictor)))
         return {word for text in texts if len(text) <= _MAX_ANSWER_WORDS for word in text}
 
     def _chunks(self, walks: Sequence[_Walk], predictor: str) -> Iterator[Sequence[_Walk]]:
@@ -185,6 +185,10 @@ class _Walk:
             if errors and name not in walk.complaints:  # The program went on without the reply.
                 walk.complaints[name] = errors
         return walk
+
+    def given(self, predictor: str) -> list[str]:
+        """Return what a predictor gave, field by field."""
+        return [value for call in self.calls[predictor] for value in call.outputs.values()]
 
     def _ends(self) -> list[str]:
         """The predictors the metric's complaint goes to first: those that failed, else those no other one uses.

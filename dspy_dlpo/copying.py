@@ -37,8 +37,7 @@ class CopyGuard:
         if self._spans is None:
             self._read()
         said = words(sentence)
-        spans = self._spans or set()
-        return any(span in spans for span in (" ".join(said), *_grams(said, _SPAN))) or any(
+        return not {" ".join(said), *spans(sentence)}.isdisjoint(self._spans or ()) or any(
             gram in answers for size, answers in self._answers.items() for gram in _grams(said, size)
         )
 
@@ -47,7 +46,7 @@ class CopyGuard:
         for name in self._data.trainset:
             example = self._data[name]
             for value in example.inputs().values():
-                self._spans.update(_grams(words(str(value)), _SPAN))
+                self._spans |= spans(str(value))
                 short = map(words, _SENTENCE_END.split(str(value)))
                 self._spans.update(" ".join(each) for each in short if _MIN_SENTENCE <= len(each) < _SPAN)
             counts.update({" ".join(words(str(value))) for value in example.labels().values()})
@@ -60,6 +59,11 @@ class CopyGuard:
 def words(text: str) -> list[str]:
     """Return the words of a text, in lower case, without punctuation."""
     return re.findall(r"\w+", text.lower())
+
+
+def spans(text: str) -> set[str]:
+    """Return every 8 words in a row of a text."""
+    return {*_grams(words(text), _SPAN)}
 
 
 def _grams(text: list[str], size: int) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import dspy
 
-from dspy_dlpo.copying import words
+from dspy_dlpo.copying import spans, words
 from dspy_dlpo.records import Point
 from dspy_dlpo.sentences import split
 
@@ -20,8 +20,14 @@ _PRAISE = re.compile(
     re.IGNORECASE,
 )
 _FAULT_OF_INSTRUCTION = re.compile(
-    r"(the|this|your)\s+(\w+\s+)?instructions?\s+((also|still|currently|only|\w+ly)\s+)?"
-    r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|(is|was|are|were)\s+(missing|unclear|vague|ambiguous|not))\b",
+    r"(the|this|your)\s+(\w+\s+)?(instructions?\s+((also|still|only|\w+ly)\s+)*"
+    r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|(is|was|are|were)\s+(missing|unclear|vague|ambiguous|not))\b"
+    r"|instruction\s+(should|could|must|needs?\s+to|has\s+to)\b)",
+    re.IGNORECASE,
+)
+_ASKS_INSTRUCTION_TO_SAY = re.compile(
+    r"(the|this|your)\s+(\w+\s+)?instruction\s+(should|could|must|needs?\s+to|has\s+to)\s+((also|still|\w+ly)\s+)*"
+    r"(say|state|specify|mention|clarify|note|tell|require|explain|emphasi[sz]e|indicate|make\s+(it\s+)?clear)\s+that\s+",
     re.IGNORECASE,
 )
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
@@ -93,23 +99,38 @@ def is_empty(text: str, remarks: Counter[str]) -> bool:
     return praise or text.strip().strip(".\"'<>[]").lower() in _NOTHING
 
 
-def _is_fault(text: str, remarks: Counter[str]) -> bool:
-    """Whether a sentence says what the instruction does not do: no requirement, though it was asked for one."""
-    fault = _FAULT_OF_INSTRUCTION.match(text) is not None
-    remarks["a fault of the instruction"] += fault
-    return fault
+def addressed(sentence: str) -> str:
+    """Return what a sentence tells the program's model: empty where it only speaks of the instruction.
+
+    Of "The instruction should also say that X" it is X.
+    """
+    if asks := _ASKS_INSTRUCTION_TO_SAY.match(sentence):
+        told = sentence[asks.end() :]
+        return told[:1].upper() + told[1:]
+    return "" if _FAULT_OF_INSTRUCTION.match(sentence) else sentence
 
 
-def _is_answer(text: str, answers: set[str], remarks: Counter[str]) -> bool:
-    """Whether a sentence only says what was right here ("The answer must be 6."), or nothing ("It must be right.")."""
+def _is_answer(text: str, answers: set[str], given: set[str], remarks: Counter[str]) -> bool:
+    """Whether a sentence only says what was right or wrong here ("The answer must be 6."), or nothing, or quotes it."""
     said = {*words(text)}
     only = said <= _SAYS_NOTHING or (bool(said - _ABOUT_ANSWERS) and said - _ABOUT_ANSWERS <= answers)
-    remarks["a single right answer"] += only
+    only = only or not given.isdisjoint(spans(text))
+    remarks["a single answer"] += only
     return only
 
 
-def read_points(reply: str, examples: Sequence[str], answers: set[str], remarks: Counter[str]) -> list[Point]:
-    """Read the critic's requirements; a line that ends with numbers in brackets is about those examples only."""
+def read_points(
+    reply: str, examples: Sequence[str], answers: set[str], given: set[str], remarks: Counter[str]
+) -> list[Point]:
+    """Read the critic's requirements; a line that ends with numbers in brackets is about those examples only.
+
+    Args:
+        reply: What the critic wrote.
+        examples: Those it was shown.
+        answers: The words of short answers, the right ones and those given, which alone are no requirement.
+        given: What was given, 8 words in a row each, none of which a requirement quotes.
+        remarks: Counts what could not be used.
+    """
     points = []
     for line in reply.splitlines():
         sentence, those = BULLET.sub("", line).strip(), examples
@@ -119,7 +140,9 @@ def read_points(reply: str, examples: Sequence[str], answers: set[str], remarks:
             remarks["sentence for a call that does not exist"] += not numbers <= {*range(1, len(examples) + 1)}
             sentence = sentence[: about.start()]
         for unit in map(str.strip, split(sentence)):
-            if not (is_empty(unit, remarks) or _is_fault(unit, remarks) or _is_answer(unit, answers, remarks)):
-                points.append(Point(unit, tuple(those)))
+            told = addressed(unit)
+            remarks["a fault of the instruction"] += bool(unit) and not told
+            if told and not (is_empty(told, remarks) or _is_answer(told, answers, given, remarks)):
+                points.append(Point(told, tuple(those)))
     remarks["points left out"] += max(len(points) - _MAX_POINTS_PER_REPLY, 0)
     return points[:_MAX_POINTS_PER_REPLY]

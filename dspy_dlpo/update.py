@@ -13,6 +13,7 @@ import dspy
 
 from dspy_dlpo.asking import Asker, Question
 from dspy_dlpo.backward import fenced
+from dspy_dlpo.critique import addressed
 from dspy_dlpo.protection import Protection
 from dspy_dlpo.records import Candidate, UpdateRequest
 from dspy_dlpo.sentences import Edit, align, alike, apply, count_edits, split
@@ -26,6 +27,7 @@ _OP = re.compile(
 )
 _LEAD = re.compile(r"(?:\s|:|-|\||\bwith\b|\bby\b)+", re.IGNORECASE)
 _QUOTED = re.compile(r"""["“](.*)["”][\s.,;|]*(?:BECAUSE\b:?\s*(.*))?$""", re.IGNORECASE)
+_REASON = re.compile(r"\s*\bBECAUSE\b.*")
 _FRAGMENT = re.compile(r"\W*[A-Za-z0-9_]+\W*")
 _MAX_DIRECTIVE_POINTS = 12
 
@@ -328,7 +330,8 @@ def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:
     lines = [_edit(line, len(sentences)) for line in reply.splitlines()]
     if any(is_edit for is_edit, _ in lines) or not reply.strip():
         return [edit for _, edit in lines if edit is not None]
-    return [replace(edit, reason="from a whole rewrite") for edit in align(sentences, split(reply.strip()))]
+    text = _REASON.sub("", reply).strip()
+    return [replace(edit, reason="from a whole rewrite") for edit in align(sentences, split(text))]
 
 
 def _edit(line: str, num_sentences: int) -> tuple[bool, Edit | None]:
@@ -346,10 +349,10 @@ def _edit(line: str, num_sentences: int) -> tuple[bool, Edit | None]:
         quoted = _QUOTED.match(rest)
         if not quoted:
             return True, None  # The reply was cut off.
-        text, reason = quoted[1], quoted[2] or ""
-    else:
-        text, _, reason = rest.partition("BECAUSE")
+        rest = f"{quoted[1]} BECAUSE {quoted[2]}" if quoted[2] else quoted[1]
+    text, _, reason = rest.partition("BECAUSE")  # Of a quoted text too: some models put the reason inside.
     text, reason = text.strip(" |,;"), reason.strip(" :")
+    text = text.removesuffix('"') if text.count('"') % 2 else text
     if op == "add":
         return True, Edit("add", num_sentences - 1 if number is None else number, text, reason)
     if number is None or (op == "replace" and not text):
@@ -365,8 +368,8 @@ def numbered(sentences: Sequence[str]) -> str:
 
 
 def _singles(edit: Edit) -> list[Edit]:
-    texts = [unit.strip() for unit in split(edit.text)]
-    if edit.op not in ("add", "replace") or len(texts) < 2:
+    texts = [addressed(unit.strip()) for unit in split(edit.text)]
+    if edit.op not in ("add", "replace") or not texts:
         return [edit]
     first = replace(edit, text=texts[0])
     return [first, *(replace(edit, op="add", text=text) for text in texts[1:])]

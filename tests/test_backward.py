@@ -307,6 +307,7 @@ def test_complaint_that_names_a_call_goes_to_that_rollout(said: str, heard: dict
         ("The answer must be correct.", False),
         ("The answer must be {label} for the first code.", True),
         ("The answer must be 99 or {label}.", True),
+        ("The instruction should also say that the answer must be {label}.", False),
     ],
 )
 def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(said: str, is_heard: bool) -> None:
@@ -314,7 +315,27 @@ def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(sai
     said = said.format(label=label)
     _, gradients, remarks = go_back([rollout(*CHAIN)], of("c", requirements=said))
     assert [point.text for gradient in gradients.values() for point in gradient.points] == [said] * is_heard
-    assert remarks.get("a single right answer", 0) == (not is_heard)
+    assert remarks.get("a single answer", 0) == (not is_heard)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_heard"),
+    [
+        ("The answer must be 'She is the cashier, so the answer is (A)'.", False),
+        ("Do not explain who she is, and give the letter alone.", True),
+    ],
+)
+def test_sentence_that_quotes_what_was_answered_is_no_point(said: str, is_heard: bool) -> None:
+    given = Call("c", {"question": "Who is she?"}, {"answer": "She is the cashier, so the answer is (A)."})
+    _, gradients, remarks = go_back([rollout(given)], of("c", requirements=said))
+    assert [point.text for gradient in gradients.values() for point in gradient.points] == [said] * is_heard
+    assert remarks.get("a single answer", 0) == (not is_heard)
+
+
+def test_what_the_instruction_should_say_is_taken_for_what_it_says() -> None:
+    said = "The instruction should also explicitly specify that the date must be in ISO format."
+    _, gradients, _ = go_back([rollout(*CHAIN)], of("c", requirements=said))
+    assert [point.text for point in gradients["c"].points] == ["The date must be in ISO format."]
 
 
 @pytest.mark.parametrize(
@@ -325,9 +346,10 @@ def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(sai
         ("<nothing>", "", {"nothing to change": 3}),
         ("The answer is correct. Great job!", "The text is fine.", {"praise": 9, "nothing to change": 3}),
         (
-            "The instruction does not specify it. This instruction is unclear. The instruction also lacks rules.",
+            "The instruction does not specify it. This instruction is unclear. The instruction also lacks rules. "
+            "The instruction should be more specific.",
             "",
-            {"a fault of the instruction": 9, "nothing to change": 3},
+            {"a fault of the instruction": 12, "nothing to change": 3},
         ),
         ("Be brief. [4]", "", {"sentence for a call that does not exist": 1}),
         ("Be brief.", "0 text: Bad.", {"complaint about a call that does not exist": 1}),

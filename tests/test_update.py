@@ -64,6 +64,8 @@ def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, pro
             [Edit("add", 2, "Refuse because policy forbids it.", "x")],
         ),
         ('ADD "Answer only "yes" or "no"."', [Edit("add", 2, 'Answer only "yes" or "no".')]),
+        ('ADD "Be brief. BECAUSE it rambles."', [Edit("add", 2, "Be brief.", "it rambles.")]),
+        ('ADD "Be brief." BECAUSE it is "long"', [Edit("add", 2, "Be brief.", 'it is "long')]),
         ('DELETE 1\nADD "Be brief and do not', [Edit("delete", 0)]),
         ("", []),
     ],
@@ -75,6 +77,19 @@ def test_edit_lines_are_read_as_models_write_them(reply: str, edits: list[Edit])
 def test_whole_rewrite_is_turned_into_edits() -> None:
     edits = parse_edits("Read the question. Think twice. Answer in one word. Be kind.", SENTENCES)
     assert [(edit.op, edit.at, edit.text) for edit in edits] == [("replace", 1, "Think twice."), ("add", 2, "Be kind.")]
+
+
+def test_reasons_in_a_rewrite_are_no_sentences() -> None:
+    edits = parse_edits("Read the question. BECAUSE it matters.\nThink twice.\nBECAUSE it is hard.", SENTENCES[:1])
+    assert [edit.text for edit in edits] == ["Think twice."]
+
+
+def test_sentence_about_the_instruction_is_taken_for_what_it_should_say_or_left_out() -> None:
+    text = "The instruction should state that names come first. The instruction must be clearer."
+    dropped: Counter[str] = Counter()
+    kept = allowed([Edit("add", 2, text)], request(), lambda sentence: False, dropped)
+    assert [edit.text for edit in kept] == ["Names come first."]
+    assert dropped == {"nothing new": 1}
 
 
 def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
