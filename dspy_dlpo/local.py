@@ -7,6 +7,7 @@ which are fetched with pip as files, opened as archives, checked, and never inst
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -231,7 +233,13 @@ class LlamaEngine:
             self._llama = llama_cpp.Llama(
                 str(self.path), n_ctx=self.num_ctx, n_threads=threads, n_threads_batch=threads, verbose=False
             )
+            atexit.register(_close, weakref.ref(self))  # Later llama-cpp-python would complain on the terminal.
         return self._llama
+
+
+def _close(engine: weakref.ref[LlamaEngine]) -> None:
+    if alive := engine():
+        alive.close()
 
 
 def _messages(request: Request) -> list[dict[str, str]]:

@@ -98,3 +98,21 @@ def test_engine_is_rebuilt_from_its_state_and_shared_by_copies(tmp_path: Path) -
     assert lm.copy().engine is lm.engine
     engine = LlamaEngine.load_state(lm.engine.dump_state())
     assert (engine.path, engine.num_ctx, engine.sha256) == (path, 512, lm.engine.sha256)
+
+
+def test_weights_are_freed_before_the_interpreter_ends_and_an_engine_may_go_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    at_exit: list[Any] = []
+    llama = SimpleNamespace(close=lambda: closed.append("closed"))
+    monkeypatch.setattr(local, "_import_llama", lambda: SimpleNamespace(Llama=lambda *args, **options: llama))
+    monkeypatch.setattr(local.atexit, "register", lambda *call: at_exit.append(call))
+    (path := tmp_path / "model.gguf").write_bytes(b"GGUF")
+    kept, gone = LlamaEngine(path), LlamaEngine(path)
+    kept._load()
+    gone._load()
+    del gone
+    for call, *arguments in at_exit:
+        call(*arguments)
+    assert closed == ["closed"]
