@@ -11,14 +11,14 @@ from dspy_dlpo.data import Data
 _SPAN = 8
 _MIN_SENTENCE = 2
 _ANSWER_CHARS = 3
-_SENTENCE_END = re.compile(r"[.!?;:\n]+")
+_SENTENCE_END = re.compile(r"[.!?;:\n]+|\(?\b\w\)")  # Or the letter of an option.
 
 
 class CopyGuard:
     """Tells whether a sentence copies a train example: part of its input, or an answer that no other example has.
 
-    Part of an input is a span of 8 words, or a shorter sentence of at least 2 if that is all. Labels and terms that
-    examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
+    Part of an input is a span of 8 words, or a shorter sentence or option of at least 2 if that is all. Labels and
+    terms that examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
     instructions say is no copy either.
 
     Args:

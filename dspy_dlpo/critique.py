@@ -25,6 +25,11 @@ _FAULT_OF_INSTRUCTION = re.compile(
     r"|instruction\s+(should|could|must|needs?\s+to|has\s+to)\b)",
     re.IGNORECASE,
 )
+_REPORT = re.compile(
+    r"(the|this|your)\s+(\w+\s+)?(model|program|system|assistant)\s+"
+    r"((did|was|has|had)(n't)?|failed|gave|provided|answered|responded|missed|ignored)\b",
+    re.IGNORECASE,
+)
 _ASKS_INSTRUCTION_TO_SAY = re.compile(
     r"(the|this|your)\s+(\w+\s+)?instruction\s+(should|could|must|needs?\s+to|has\s+to)\s+((also|still|\w+ly)\s+)*"
     r"(say|state|specify|mention|clarify|note|tell|require|explain|emphasi[sz]e|indicate|make\s+(it\s+)?clear)\s+that\s+",
@@ -100,14 +105,14 @@ def is_empty(text: str, remarks: Counter[str]) -> bool:
 
 
 def addressed(sentence: str) -> str:
-    """Return what a sentence tells the program's model: empty where it only speaks of the instruction.
+    """Return what a sentence tells the program's model: empty if it speaks of the instruction, or of what was done.
 
     Of "The instruction should also say that X" it is X.
     """
     if asks := _ASKS_INSTRUCTION_TO_SAY.match(sentence):
         told = sentence[asks.end() :]
         return told[:1].upper() + told[1:]
-    return "" if _FAULT_OF_INSTRUCTION.match(sentence) else sentence
+    return "" if _FAULT_OF_INSTRUCTION.match(sentence) or _REPORT.match(sentence) else sentence
 
 
 def _is_answer(text: str, answers: set[str], given: set[str], remarks: Counter[str]) -> bool:
@@ -141,7 +146,7 @@ def read_points(
             sentence = sentence[: about.start()]
         for unit in map(str.strip, split(sentence)):
             told = addressed(unit)
-            remarks["a fault of the instruction"] += bool(unit) and not told
+            remarks["no requirement"] += bool(unit) and not told
             if told and not (is_empty(told, remarks) or _is_answer(told, answers, given, remarks)):
                 points.append(Point(told, tuple(those)))
     remarks["points left out"] += max(len(points) - _MAX_POINTS_PER_REPLY, 0)

@@ -8,7 +8,8 @@ from dspy_dlpo.data import prepare
 
 EXAMPLES = [
     dspy.Example(
-        question="One two three four five six seven eight nine ten? Ann tells lies. Who lies?", answer=answer
+        question="One two three four five six seven eight nine ten? Ann tells lies. Who lies?\n(A) Bob lied (B) none",
+        answer=answer,
     ).with_inputs("question")
     for answer in ("not enough information given", "not enough information given", "48151", "The Red Fox", "no")
 ]
@@ -22,6 +23,8 @@ EXAMPLES = [
         ("ANN tells lies!", True),
         ("If Ann tells lies, say so.", False),
         ("Who lies?", True),
+        ("Bob lied.", True),
+        ("If Bob lied, say so.", False),
         ("The answer may be 48151.", True),
         ("Mention the  red fox.", True),
         ("Answer: not enough information given.", False),
