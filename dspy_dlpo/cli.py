@@ -270,7 +270,8 @@ def bench(
     for package in ("scipy.stats", "matplotlib.figure"):
         extra(package)  # Not found missing when all is paid for.
     names = tasks or ["simulated/medium"]
-    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes, latency, num_workers) for name in names}
+    sharing = 1 if tuned else num_workers  # A transfer runs in this process alone.
+    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes, latency, sharing) for name in names}
     for setup in setups.values():
         setup(0)  # Nor a wrong task or folder.
     settings = {name: settings_of(name, model, prompt_model, data_dir, sizes) for name in names}

@@ -27,7 +27,7 @@ _FAULT_OF_INSTRUCTION = re.compile(
 )
 _REPORT = re.compile(
     r"(the|this|your)\s+(\w+\s+)?(model|program|system|assistant)\s+"
-    r"((did|was|has|had)(n't)?|failed|gave|provided|answered|responded|missed|ignored)\b",
+    r"(did(n't)?|failed|gave|provided|answered|responded|missed|ignored)\b",
     re.IGNORECASE,
 )
 _ASKS_INSTRUCTION_TO_SAY = re.compile(

@@ -323,6 +323,7 @@ def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(sai
     [
         ("The answer must be 'She is the cashier, so the answer is (A)'.", False),
         ("Do not explain who she is, and give the letter alone.", True),
+        ("The system has three roles.", True),
     ],
 )
 def test_sentence_that_quotes_what_was_answered_is_no_point(said: str, is_heard: bool) -> None:
