@@ -217,8 +217,8 @@ def bench(
     optimizer: Annotated[
         list[str] | None,
         typer.Option(
-            help="dlpo, dlpo:PRESET, copro, mipro, simba, gepa, ..., or ablation for our strategies one by one; give "
-            "it several times. Default: dlpo and none."
+            help="dlpo, dlpo:PRESET, dlpo+demos, copro, mipro, simba, gepa, ..., or ablation for our strategies one by "
+            "one; give it several times. Default: dlpo and none."
         ),
     ] = None,
     folder: Annotated[

@@ -5,7 +5,7 @@ import pytest
 
 from dspy_dlpo.benchmarks.beam import _Search, beam_search
 from dspy_dlpo.benchmarks.compare import Setting
-from dspy_dlpo.benchmarks.rivals import CountedMetric
+from dspy_dlpo.benchmarks.job import CountedMetric
 from dspy_dlpo.records import Candidate
 from tests.small_task import CODES, INSTRUCTION, meaning, setup
 

@@ -12,7 +12,8 @@ from dspy.lm15 import AuthError, TransportError
 
 from dspy_dlpo.benchmarks.cells import CELLS, Cell, read_cells
 from dspy_dlpo.benchmarks.compare import Setting, compare, run_cell
-from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, none
+from dspy_dlpo.benchmarks.job import CountedMetric, Job, Outcome
+from dspy_dlpo.benchmarks.rivals import none
 from dspy_dlpo.benchmarks.simulated import fields, simulated_lm
 from dspy_dlpo.benchmarks.tables import rows, write
 from dspy_dlpo.benchmarks.transfer import transfer

@@ -28,8 +28,9 @@ from dspy.utils.callback import BaseCallback
 from tqdm import tqdm
 
 from dspy_dlpo.benchmarks.cells import Cell, add_cell, keep_settings, read_cells
+from dspy_dlpo.benchmarks.job import CountedMetric, Job, Outcome, Rival, score_of
 from dspy_dlpo.benchmarks.plans import BudgetTooSmall
-from dspy_dlpo.benchmarks.rivals import CountedMetric, Job, Outcome, Rival, rival_named, score_of
+from dspy_dlpo.benchmarks.rivals import rival_named
 from dspy_dlpo.benchmarks.task import Task
 from dspy_dlpo.budget import metered
 from dspy_dlpo.faults import FATAL, is_outside

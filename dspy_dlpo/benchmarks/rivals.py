@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import dspy
-from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
+from dspy.teleprompt import COPRO, GEPA, SIMBA, BootstrapFewShot, MIPROv2
 from dspy.utils.callback import BaseCallback
 
 from dspy_dlpo.benchmarks import plans
 from dspy_dlpo.benchmarks.beam import beam_search
+from dspy_dlpo.benchmarks.job import CountedMetric, Job, Outcome, Rival
 from dspy_dlpo.benchmarks.plans import BudgetTooSmall
-from dspy_dlpo.benchmarks.task import Task
 from dspy_dlpo.benchmarks.textgrad_rival import textgrad
 from dspy_dlpo.forward import with_instructions
 from dspy_dlpo.optimizer import DLPOOptimizer
@@ -43,102 +41,6 @@ STRATEGIES: dict[str, type[Policy]] = {
     "TRegu": TextualRegularization,
 }
 """The paper's short names."""
-
-
-class CountedMetric:
-    """The task's metric, which counts how often a program was scored.
-
-    Args:
-        metric: `(example, prediction, trace=None)`; returns a number or `dspy.Prediction(score, feedback)`.
-
-    Attributes:
-        calls: How often it has been called, by whatever thread.
-    """
-
-    def __init__(self, metric: Callable[..., Any]) -> None:
-        self.calls = 0
-        self._metric = metric
-        self._lock = threading.Lock()
-
-    def __call__(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Any:
-        """Score with feedback."""
-        with self._lock:
-            self.calls += 1
-        if prediction is None:  # SIMBA asks for the score of a program that raised.
-            return 0.0
-        return self._metric(example, prediction, trace)
-
-    def number(self, example: dspy.Example, prediction: Any, trace: Any = None) -> float:
-        """Score without feedback: COPRO and MIPROv2 use none, and to bootstrapping any Prediction is a success."""
-        return score_of(self(example, prediction, trace))
-
-    def by_predictor(
-        self, example: dspy.Example, prediction: Any, trace: Any = None, predictor: Any = None, calls: Any = None
-    ) -> Any:
-        """Score as GEPA asks for it. What it asks about one predictor runs no program, and is not counted."""
-        if predictor is None:
-            return self(example, prediction, trace)
-        return self._metric(example, prediction, trace)
-
-
-def score_of(value: Any) -> float:
-    """Return the score a metric gave, with or without feedback."""
-    return float(value.score if isinstance(value, dspy.Prediction) else value)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What an optimiser is to do.
-
-    Attributes:
-        task: Program, examples and metric. The testset is not for optimisers.
-        metric: The task's metric, counted. Optimisers call this one.
-        lm: Runs the program.
-        prompt_lm: Criticises and proposes.
-        max_metric_calls: The budget.
-        seed: Decides the optimiser's random choices, as far as it lets itself be seeded.
-        num_threads: Program runs in flight at once.
-    """
-
-    task: Task
-    metric: CountedMetric
-    lm: dspy.BaseLM
-    prompt_lm: dspy.BaseLM
-    max_metric_calls: int
-    seed: int
-    num_threads: int
-
-    @property
-    def program(self) -> dspy.Module:
-        """A copy of the task's program."""
-        return self.task.program.deepcopy()
-
-    @property
-    def pool(self) -> list[dspy.Example]:
-        """Train and validation examples in a seeded order, for optimisers that know only one set."""
-        examples = [*self.task.trainset, *self.task.valset]
-        random.Random(self.seed).shuffle(examples)
-        return examples
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an optimiser leaves behind.
-
-    Attributes:
-        program: What it returned.
-        bests: What it would have returned earlier, by its own record: how many metric calls it had made when a program
-            became its best, and the program. Empty where it knows no best before the end.
-        plan: The parameters its budget was turned into.
-    """
-
-    program: dspy.Module
-    bests: Sequence[tuple[int, dspy.Module]] = ()
-    plan: dict[str, Any] = field(default_factory=dict)
-
-
-Rival = Callable[[Job], Outcome]
-"""An optimiser. It runs with `job.lm` as DSPy's LM. Raises `BudgetTooSmall` before the first call."""
 
 
 class _Evaluations(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
@@ -197,6 +99,28 @@ def dlpo(job: Job, policies: str | Sequence[Policy] = "default") -> Outcome:
         (record.spent.metric_calls, with_instructions(job.program, known[record.best])) for record in result.history
     ]
     return Outcome(program, bests, {"num_val_examples": num_examples})
+
+
+def dlpo_then_demos(job: Job) -> Outcome:
+    """Ours, then demos by DSPy's BootstrapFewShot, at most MIPROv2's 4; without them if the valset likes that more.
+
+    The demos come from so many train examples that they cannot take more than a sixth of the budget.
+    """
+    valset = list(job.task.valset)[: plans.valset_share(job.max_metric_calls, len(job.task.valset))]
+    most = job.max_metric_calls // 6
+    for_demos = most + 2 * len(valset)
+    try:
+        tuned = dlpo(replace(job, max_metric_calls=max(1, job.max_metric_calls - for_demos)))
+    except BudgetTooSmall as problem:
+        raise BudgetTooSmall(f"{problem} Demos take {for_demos} more.") from problem
+    student = tuned.program.deepcopy()
+    student._compiled = False  # Else the teacher gets no labeled demos; dspy.BetterTogether does so too.
+    bootstrap = BootstrapFewShot(metric=job.metric.number, max_labeled_demos=4)
+    program = bootstrap.compile(student, trainset=list(job.task.trainset)[:most])
+    evaluate = dspy.Evaluate(devset=valset, metric=job.metric.number, num_threads=job.num_threads)
+    if evaluate(program).score < evaluate(tuned.program).score:
+        return tuned
+    return Outcome(program, [*tuned.bests, (job.metric.calls, program)], {**tuned.plan, "num_demo_examples": most})
 
 
 def copro(job: Job) -> Outcome:
@@ -327,6 +251,7 @@ def textual_gradients(job: Job) -> Outcome:
 
 OPTIMIZERS: dict[str, Rival] = {
     "dlpo": dlpo,
+    "dlpo+demos": dlpo_then_demos,
     "copro": copro,
     "mipro": mipro,
     "mipro0": partial(mipro, demos=False),
