@@ -118,7 +118,7 @@ def dlpo_then_demos(job: Job) -> Outcome:
     bootstrap = BootstrapFewShot(metric=job.metric.number, max_labeled_demos=4)
     program = bootstrap.compile(student, trainset=list(job.task.trainset)[:most])
     evaluate = dspy.Evaluate(devset=valset, metric=job.metric.number, num_threads=job.num_threads)
-    if evaluate(program).score < evaluate(tuned.program).score:
+    if evaluate(program).score < evaluate(tuned.program).score:  # At its limit ours may know its score on a part only.
         return tuned
     return Outcome(program, [*tuned.bests, (job.metric.calls, program)], {**tuned.plan, "num_demo_examples": most})
 
