@@ -11,14 +11,16 @@ from dspy_dlpo.data import Data
 _SPAN = 8
 _MIN_SENTENCE = 2
 _ANSWER_CHARS = 3
+_WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?;:\n]+|\(?\b\w\)")  # Or the letter of an option.
 
 
 class CopyGuard:
     """Tells whether a sentence copies a train example: part of its input, or an answer that no other example has.
 
-    Part of an input is a span of 8 words, or a shorter sentence or option of at least 2 if that is all. Labels and
-    terms that examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
+    Part of an input is a span of 8 words, a shorter sentence or option of at least 2 if that is all, or a sentence with
+    other names or numbers in it ("Ann says Bob lies." where the input has "Eve says Dan lies."). Labels and terms that
+    examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
     instructions say is no copy either.
 
     Args:
@@ -28,8 +30,10 @@ class CopyGuard:
 
     def __init__(self, data: Data, instructions: Iterable[str]) -> None:
         self._data = data
-        self._own = " ".join(words(" ".join(instructions)))
+        self._instructions = " ".join(instructions)
+        self._own = " ".join(words(self._instructions))
         self._spans: set[str] | None = None
+        self._shapes: set[str] = set()
         self._answers: dict[int, set[str]] = {}
 
     def copies(self, sentence: str) -> bool:
@@ -37,8 +41,10 @@ class CopyGuard:
         if self._spans is None:
             self._read()
         said = words(sentence)
-        return not {" ".join(said), *spans(sentence)}.isdisjoint(self._spans or ()) or any(
-            gram in answers for size, answers in self._answers.items() for gram in _grams(said, size)
+        return (
+            not {" ".join(said), *spans(sentence)}.isdisjoint(self._spans or ())
+            or not self._shapes.isdisjoint(_shapes(sentence))
+            or any(gram in answers for size, answers in self._answers.items() for gram in _grams(said, size))
         )
 
     def _read(self) -> None:
@@ -47,6 +53,7 @@ class CopyGuard:
             example = self._data[name]
             for value in example.inputs().values():
                 self._spans |= spans(str(value))
+                self._shapes |= _shapes(str(value))
                 short = map(words, _SENTENCE_END.split(str(value)))
                 self._spans.update(" ".join(each) for each in short if _MIN_SENTENCE <= len(each) < _SPAN)
             counts.update({" ".join(words(str(value))) for value in example.labels().values()})
@@ -54,16 +61,30 @@ class CopyGuard:
             if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:
                 self._answers.setdefault(len(answer.split()), set()).add(answer)
         self._spans -= {span for span in self._spans if span in self._own}
+        self._shapes -= _shapes(self._instructions)
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, in lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    return _WORD.findall(text.lower())
 
 
 def spans(text: str) -> set[str]:
     """Return every 8 words in a row of a text."""
     return {*_grams(words(text), _SPAN)}
+
+
+def _shapes(text: str) -> set[str]:
+    """Return the sentences of a text without their names and numbers, if there are any beside the first word.
+
+    A word that does not begin with a small letter is one.
+    """
+    shapes = set()
+    for sentence in map(_WORD.findall, _SENTENCE_END.split(text)):
+        shape = ["*", *(word if word[0].islower() else "*" for word in sentence[1:])]
+        if "*" in shape[1:] and len(shape) - shape.count("*") >= _MIN_SENTENCE:
+            shapes.add(" ".join(shape))
+    return shapes
 
 
 def _grams(text: list[str], size: int) -> list[str]:

@@ -39,5 +39,25 @@ def test_spans_of_inputs_and_answers_of_one_example_are_copies_and_shared_labels
     assert guard.copies(sentence) is copied
 
 
+@pytest.mark.parametrize(
+    ("sentence", "copied"),
+    [
+        ("Eve says Fred lies.", True),
+        ("Note: Eve says Fred lies!", True),
+        ("Fred has 12 of them.", True),
+        ("Everyone says Fred lies.", True),
+        ("If Eve says Fred lies, believe her.", False),
+        ("Nobody says that he lies.", False),
+        ("Eve says Fred tells the truth.", False),
+        ("Ask George.", False),
+        ("Answer with Yes or No.", False),
+    ],
+)
+def test_a_sentence_of_an_input_with_other_names_or_numbers_is_a_copy(sentence: str, copied: bool) -> None:
+    puzzle = dspy.Example(puzzle="Ann says Bob lies. Cid has 3 of them. Ask Dan. Speak with Yes or No.", answer="no")
+    examples = [puzzle.with_inputs("puzzle"), *EXAMPLES]
+    assert CopyGuard(prepare(examples, None, 0), ["Answer with True or False."]).copies(sentence) is copied
+
+
 def test_what_the_student_says_is_no_copy() -> None:
     assert not CopyGuard(prepare(EXAMPLES, None, 0), ["Beware of the red fox."]).copies("The red fox is wily.")
