@@ -22,10 +22,10 @@ OFFLINE = [path.stem for path in sorted(FOLDER.glob("0[2-7]*.py"))]
 
 
 @cache
-def output(name: str) -> str:
+def output(name: str, *arguments: str) -> str:
     """What an example prints when a user runs it."""
     run = subprocess.run(
-        [sys.executable, str(FOLDER / f"{name}.py")],
+        [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
@@ -131,3 +131,12 @@ def test_comparison_gives_each_optimiser_the_same_seeds_and_budget_and_shows_wha
     assert all(len(row) == 1 + 3 + 2 for row in rows.values())
     assert rows["none"][4] == 0 and 0 < rows["dlpo"][4] <= 200
     assert rows["dlpo"][0] > rows["none"][0] + 0.2
+
+
+def test_differences_on_the_real_model_are_those_of_the_readme() -> None:
+    words = " ".join((FOLDER.parent / "README.md").read_text().split())
+    names = {"none": "no optimisation", "copro": "COPRO", "gepa": "GEPA", "human": "by hand", "mipro": "MIPROv2"}
+    printed = output("benchmarks/differences", str(FOLDER / "benchmarks" / "local"))
+    found = dict(re.findall(r"^(\w+) +all tasks +\d+ (.*)$", printed, re.MULTILINE))
+    assert found.keys() == names.keys()
+    assert all(f"{names[other]} {difference}" in words for other, difference in found.items())
