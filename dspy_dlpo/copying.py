@@ -13,15 +13,22 @@ _MIN_SENTENCE = 2
 _ANSWER_CHARS = 3
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?;:\n]+|\(?\b\w\)")  # Or the letter of an option.
+ABOUT_ANSWERS = frozenset(
+    _WORD.findall(
+        "the a an right correct expected answer output value form label model it is was be been must should have "
+        "answered not but instead of"
+    )
+)
 
 
 class CopyGuard:
-    """Tells whether a sentence copies a train example: part of its input, or an answer that no other example has.
+    """Tells whether a sentence copies a train example: part of its input, its answer, or one that only it has.
 
     Part of an input is a span of 8 words, a shorter sentence or option of at least 2 if that is all, or a sentence with
-    other names or numbers in it ("Ann says Bob lies." where the input has "Eve says Dan lies."). Labels and terms that
-    examples share are rules, not copies. Case, spacing and punctuation do not count. What the student's own
-    instructions say is no copy either.
+    other names or numbers in it ("Ann says Bob lies." where the input has "Eve says Dan lies."). An answer is one if
+    the sentence says nothing else ("The answer must be 6."), or if no other example has it. Labels among other words,
+    and terms that examples share, are rules, not copies. Case, spacing and punctuation do not count. What the student's
+    own instructions say is no copy either.
 
     Args:
         data: The examples. All train examples are read once, when the first sentence is checked.
@@ -35,6 +42,7 @@ class CopyGuard:
         self._spans: set[str] | None = None
         self._shapes: set[str] = set()
         self._answers: dict[int, set[str]] = {}
+        self._labels: set[frozenset[str]] = set()
 
     def copies(self, sentence: str) -> bool:
         """Whether the sentence copies an example."""
@@ -44,6 +52,7 @@ class CopyGuard:
         return (
             not {" ".join(said), *spans(sentence)}.isdisjoint(self._spans or ())
             or not self._shapes.isdisjoint(_shapes(sentence))
+            or frozenset({*said} - ABOUT_ANSWERS) in self._labels
             or any(gram in answers for size, answers in self._answers.items() for gram in _grams(said, size))
         )
 
@@ -57,6 +66,7 @@ class CopyGuard:
                 short = map(words, _SENTENCE_END.split(str(value)))
                 self._spans.update(" ".join(each) for each in short if _MIN_SENTENCE <= len(each) < _SPAN)
             counts.update({" ".join(words(str(value))) for value in example.labels().values()})
+        self._labels = {frozenset({*answer.split()} - ABOUT_ANSWERS) for answer in counts} - {frozenset()}
         for answer, number in counts.items():
             if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:
                 self._answers.setdefault(len(answer.split()), set()).add(answer)

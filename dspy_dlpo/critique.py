@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import dspy
 
-from dspy_dlpo.copying import spans, words
+from dspy_dlpo.copying import ABOUT_ANSWERS, spans, words
 from dspy_dlpo.records import Point
 from dspy_dlpo.sentences import split
 
@@ -21,13 +21,16 @@ _PRAISE = re.compile(
 )
 _FAULT_OF_INSTRUCTION = re.compile(
     r"(the|this|your)\s+(\w+\s+)?(instructions?\s+((also|still|only|\w+ly)\s+)*"
-    r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|(is|was|are|were)\s+(missing|unclear|vague|ambiguous|not))\b"
+    r"((does|do|did)(n't|\s+not)|lacks?|omits?|fails?\s+to|mentions?|states?|(is|was|are|were)\s+"
+    r"(missing|unclear|vague|ambiguous|not))\b"
     r"|instruction\s+(should|could|must|needs?\s+to|has\s+to)\b)",
     re.IGNORECASE,
 )
 _REPORT = re.compile(
     r"(the|this|your)\s+(\w+\s+)?(model|program|system|assistant)\s+"
-    r"(did(n't)?|failed|gave|provided|answered|responded|missed|ignored)\b",
+    r"(did(n't)?|failed|gave|provided|answered|responded|missed|ignored)\b"
+    r"|(the|this)\s+requirement\s+(is|was)(n't|\s+not)?\s+(met|missing)\b"
+    r"|the\s+complaint\s+(states|says|indicates)\s+that\b",
     re.IGNORECASE,
 )
 _ASKS_INSTRUCTION_TO_SAY = re.compile(
@@ -38,12 +41,6 @@ _ASKS_INSTRUCTION_TO_SAY = re.compile(
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 _CALL_NUMBERS = re.compile(
     r"\s*(?:\[(?:calls?\s*)?(\d(?:[\d\s,]|and)*)\]|\(calls?\s*(\d(?:[\d\s,]|and)*)\))\.?$", re.IGNORECASE
-)
-_ABOUT_ANSWERS = set(
-    words(
-        "the a an right correct expected answer output value form label model it is was be been must should have "
-        "answered not but instead of"
-    )
 )
 _SAYS_NOTHING = set(words("the a an right correct expected answer output it is must should be"))
 _MAX_POINTS_PER_REPLY = 8
@@ -118,7 +115,7 @@ def addressed(sentence: str) -> str:
 def _is_answer(text: str, answers: set[str], given: set[str], remarks: Counter[str]) -> bool:
     """Whether a sentence only says what was right or wrong here ("The answer must be 6."), or nothing, or quotes it."""
     said = {*words(text)}
-    only = said <= _SAYS_NOTHING or (bool(said - _ABOUT_ANSWERS) and said - _ABOUT_ANSWERS <= answers)
+    only = said <= _SAYS_NOTHING or (bool(said - ABOUT_ANSWERS) and said - ABOUT_ANSWERS <= answers)
     only = only or not given.isdisjoint(spans(text))
     remarks["a single answer"] += only
     return only

@@ -28,7 +28,7 @@ _OP = re.compile(
 _LEAD = re.compile(r"(?:\s|:|-|\||\bwith\b|\bby\b)+", re.IGNORECASE)
 _QUOTED = re.compile(r"""["“](.*)["”][\s.,;|]*(?:BECAUSE\b:?\s*(.*))?$""", re.IGNORECASE)
 _REASON = re.compile(r"\s*\bBECAUSE\b.*")
-_FRAGMENT = re.compile(r"\W*[A-Za-z0-9_]+\W*")
+_FRAGMENT = re.compile(r"\W*(\d+ times|[A-Za-z0-9_]+)\W*")  # "(3 times)" is what the criticism says of a point.
 _MAX_DIRECTIVE_POINTS = 12
 
 

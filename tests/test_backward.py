@@ -348,9 +348,10 @@ def test_what_the_instruction_should_say_is_taken_for_what_it_says() -> None:
         ("The answer is correct. Great job!", "The text is fine.", {"praise": 9, "nothing to change": 3}),
         (
             "The instruction does not specify it. This instruction is unclear. The instruction also lacks rules. "
-            "The instruction should be more specific. The model did not give the right answer, which is (B) The cook.",
+            "The instruction should be more specific. The model did not give the right answer, which is (B) The cook. "
+            "The instruction only mentions ten. This requirement is not met. The complaint states that it is wrong.",
             "",
-            {"no requirement": 15, "nothing to change": 3},
+            {"no requirement": 24, "nothing to change": 3},
         ),
         ("Be brief. [4]", "", {"sentence for a call that does not exist": 1}),
         ("Be brief.", "0 text: Bad.", {"complaint about a call that does not exist": 1}),

@@ -27,14 +27,14 @@ EXAMPLES = [
         ("If Bob lied, say so.", False),
         ("The answer may be 48151.", True),
         ("Mention the  red fox.", True),
-        ("Answer: not enough information given.", False),
+        ("Answer: not enough information given.", True),
+        ("If in doubt, answer: not enough information given.", False),
         ("Do not guess; no is an answer.", False),
+        ("The right answer is no, not a value.", True),
         ("Be brief.", False),
     ],
 )
-def test_spans_of_inputs_and_answers_of_one_example_are_copies_and_shared_labels_are_not(
-    sentence: str, copied: bool
-) -> None:
+def test_spans_of_inputs_answers_alone_and_answers_of_one_example_are_copies(sentence: str, copied: bool) -> None:
     guard = CopyGuard(prepare(EXAMPLES, None, 0), ["Answer the question."])
     assert guard.copies(sentence) is copied
 

@@ -105,6 +105,7 @@ def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
         (Edit("add", 2, "Think about it!"), "nothing new"),
         (Edit("add", 2, "  "), "nothing new"),
         (Edit("add", 2, "item=."), "no sentence"),
+        (Edit("add", 2, "(8 times)"), "no sentence"),
         (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
     ],
 )

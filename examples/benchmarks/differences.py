@@ -8,7 +8,7 @@ The tables of `dspy-dlpo bench` have intervals over seeds, which are wide where 
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 from dspy_dlpo import paired_interval
 from dspy_dlpo.benchmarks.cells import read_cells
@@ -32,4 +32,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="the folder of a comparison, with its cells.jsonl")
+    main(parser.parse_args().folder)
