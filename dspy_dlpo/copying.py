@@ -10,6 +10,7 @@ from dspy_dlpo.data import Data
 
 _SPAN = 8
 _MIN_SENTENCE = 2
+_MIN_SHAPE = 4
 _ANSWER_CHARS = 3
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?;:\n]+|\(?\b\w\)")  # Or the letter of an option.
@@ -85,14 +86,14 @@ def spans(text: str) -> set[str]:
 
 
 def _shapes(text: str) -> set[str]:
-    """Return the sentences of a text without their names and numbers, if there are any beside the first word.
+    """Return the sentences of at least 4 words without their first word, names and numbers, if 2 words remain.
 
-    A word that does not begin with a small letter is one.
+    A word that does not begin with a small letter is a name or a number.
     """
     shapes = set()
     for sentence in map(_WORD.findall, _SENTENCE_END.split(text)):
         shape = ["*", *(word if word[0].islower() else "*" for word in sentence[1:])]
-        if "*" in shape[1:] and len(shape) - shape.count("*") >= _MIN_SENTENCE:
+        if len(shape) >= _MIN_SHAPE and len(shape) - shape.count("*") >= _MIN_SENTENCE:
             shapes.add(" ".join(shape))
     return shapes
 

@@ -49,13 +49,16 @@ def test_spans_of_inputs_answers_alone_and_answers_of_one_example_are_copies(sen
         ("If Eve says Fred lies, believe her.", False),
         ("Nobody says that he lies.", False),
         ("Eve says Fred tells the truth.", False),
+        ("George tells the truth.", True),
+        ("George, tell the truth!", False),
+        ("George is 12.", False),
         ("Ask George.", False),
         ("Answer with Yes or No.", False),
     ],
 )
 def test_a_sentence_of_an_input_with_other_names_or_numbers_is_a_copy(sentence: str, copied: bool) -> None:
-    puzzle = dspy.Example(puzzle="Ann says Bob lies. Cid has 3 of them. Ask Dan. Speak with Yes or No.", answer="no")
-    examples = [puzzle.with_inputs("puzzle"), *EXAMPLES]
+    said = "Ann says Bob lies. Ian tells the truth. Cid has 3 of them. Jo is 12. Ask Dan. Speak with Yes or No."
+    examples = [dspy.Example(puzzle=said, answer="no").with_inputs("puzzle"), *EXAMPLES]
     assert CopyGuard(prepare(examples, None, 0), ["Answer with True or False."]).copies(sentence) is copied
 
 
