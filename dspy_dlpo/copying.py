@@ -13,6 +13,7 @@ _MIN_SENTENCE = 2
 _MIN_SHAPE = 4
 _ANSWER_CHARS = 3
 _WORD = re.compile(r"\w+")
+_HEADING = re.compile(r"^(\s*\w+:)+")
 _SENTENCE_END = re.compile(r"[.!?;:\n]+|\(?\b\w\)")  # Or the letter of an option.
 ABOUT_ANSWERS = frozenset(
     _WORD.findall(
@@ -25,11 +26,11 @@ ABOUT_ANSWERS = frozenset(
 class CopyGuard:
     """Tells whether a sentence copies a train example: part of its input, its answer, or one that only it has.
 
-    Part of an input is a span of 8 words, a shorter sentence or option of at least 2 if that is all, or a sentence with
-    other names or numbers in it ("Ann says Bob lies." where the input has "Eve says Dan lies."). An answer is one if
-    the sentence says nothing else ("The answer must be 6."), or if no other example has it. Labels among other words,
-    and terms that examples share, are rules, not copies. Case, spacing and punctuation do not count. What the student's
-    own instructions say is no copy either.
+    Part of an input is a span of 8 words, a shorter sentence or option of at least 2 if that is all but for words with
+    a colon before it ("Question: Eve lies."), or a sentence with other names or numbers in it ("Ann says Bob lies."
+    where the input has "Eve says Dan lies."). An answer is one if the sentence says nothing else ("The answer must be
+    6."), or if no other example has it. Labels among other words, and terms that examples share, are rules, not copies.
+    Case, spacing and punctuation do not count. What the student's own instructions say is no copy either.
 
     Args:
         data: The examples. All train examples are read once, when the first sentence is checked.
@@ -51,7 +52,7 @@ class CopyGuard:
             self._read()
         said = words(sentence)
         return (
-            not {" ".join(said), *spans(sentence)}.isdisjoint(self._spans or ())
+            not {" ".join(words(_HEADING.sub("", sentence))), *spans(sentence)}.isdisjoint(self._spans or ())
             or not self._shapes.isdisjoint(_shapes(sentence))
             or frozenset({*said} - ABOUT_ANSWERS) in self._labels
             or any(gram in answers for size, answers in self._answers.items() for gram in _grams(said, size))
