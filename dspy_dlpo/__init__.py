@@ -1,10 +1,10 @@
 """DLPO for DSPy: tune a program's instructions by textual gradient descent."""
 
-from dspy_dlpo.diagnose import Diagnosis
-from dspy_dlpo.estimate import Estimate
-from dspy_dlpo.intervals import Gain, paired_interval
-from dspy_dlpo.listeners import Listener
-from dspy_dlpo.optimizer import DLPOOptimizer
+from dspy_dlpo.descent.listeners import Listener
+from dspy_dlpo.descent.statistics import Gain, paired_interval
+from dspy_dlpo.optimizer.diagnose import Diagnosis
+from dspy_dlpo.optimizer.estimate import Estimate
+from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.policies import (
     PRESETS,
     Policy,
@@ -16,8 +16,8 @@ from dspy_dlpo.policies import (
     TextualRegularization,
     TextualSimulatedAnnealing,
 )
-from dspy_dlpo.result import DLPOResult
-from dspy_dlpo.runs import load_result
+from dspy_dlpo.views.result import DLPOResult
+from dspy_dlpo.views.runs import load_result
 
 __all__ = [
     "PRESETS",

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from dspy_dlpo import quickstart as orders
-from dspy_dlpo.prices import dollars
-from dspy_dlpo.records import StepRecord
-from dspy_dlpo.result import DLPOResult
-from dspy_dlpo.runs import find_runs, instructions_of, load_result, program_state
-from dspy_dlpo.visible import visible
+from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.visible import visible
+from dspy_dlpo.local import quickstart as orders
+from dspy_dlpo.runtime.prices import dollars
+from dspy_dlpo.views.result import DLPOResult
+from dspy_dlpo.views.runs import find_runs, instructions_of, load_result, program_state
 
 
 class _Commands(TyperGroup):
@@ -89,7 +89,7 @@ def quickstart(
     if model:
         lm = prompt_lm = dspy.LM(model)
     else:
-        from dspy_dlpo.local import local_lm
+        from dspy_dlpo.local.engine import local_lm
 
         lm = local_lm(max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
         prompt_lm = lm.copy(max_tokens=120)
@@ -112,7 +112,7 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write a run as one HTML page, which needs no network."""
-    from dspy_dlpo.report import save_report
+    from dspy_dlpo.views.report import save_report
 
     path = save_report(load_result(run), output or run / "report.html")
     typer.echo(path)
@@ -263,7 +263,7 @@ def bench(
     from dspy_dlpo.benchmarks.cells import read_cells
     from dspy_dlpo.benchmarks.compare import compare
     from dspy_dlpo.benchmarks.extras import extra
-    from dspy_dlpo.benchmarks.rivals import ablation
+    from dspy_dlpo.benchmarks.rivals.registry import ablation
     from dspy_dlpo.benchmarks.setups import settings_of, setup_named
     from dspy_dlpo.benchmarks.transfer import transfer
 

@@ -10,7 +10,7 @@ import dspy
 
 from dspy_dlpo import DLPOOptimizer
 from dspy_dlpo.local import local_lm
-from dspy_dlpo.quickstart import OrderLine, load_orders, review
+from dspy_dlpo.local.quickstart import OrderLine, load_orders, review
 
 
 def main() -> None:

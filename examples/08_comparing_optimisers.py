@@ -20,8 +20,8 @@ from offline import SIMULATED, model_argument
 from tickets import Route, load_tickets, review
 
 from dspy_dlpo.benchmarks.compare import Setting, compare
-from dspy_dlpo.benchmarks.simulator import simulation
-from dspy_dlpo.benchmarks.task import Task
+from dspy_dlpo.benchmarks.simulation.simulator import simulation
+from dspy_dlpo.benchmarks.tasks.task import Task
 
 OPTIMIZERS = ["none", "copro", "gepa", "dlpo"]
 SEEDS = range(3)

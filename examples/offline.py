@@ -13,7 +13,7 @@ import re
 
 import dspy
 
-from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, field, fields, play
+from dspy_dlpo.benchmarks.simulation.scripted import Script, SimulatedEngine, field, fields, play
 
 SIMULATED = "Every reply in this run is SIMULATED: no language model is asked. Name one with --model.\n"
 

@@ -38,8 +38,8 @@ from dspy_dlpo import (
     TextualRegularization,
     TextualSimulatedAnnealing,
 )
-from dspy_dlpo.benchmarks.tasks import load_task
-from dspy_dlpo.schedules import exponential, linear
+from dspy_dlpo.benchmarks.tasks.registry import load_task
+from dspy_dlpo.policies.schedules import exponential, linear
 
 TASKS = {"BIG_GSM": "biggsm", "GSM8K_DSPy": "gsm8k", "MATH": "math", "MGSM": "mgsm"}
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from dspy_dlpo import DLPOOptimizer
-from dspy_dlpo.budget import Limits
+from dspy_dlpo.runtime.budget import Limits
 from tests.scripted import metric, scripted_lm
 
 settings.register_profile("default", max_examples=200, deadline=None)

@@ -16,7 +16,15 @@ from typing import Any
 import dspy
 from dspy.lm15 import Request, response_to_events
 
-from dspy_dlpo.benchmarks.simulated import Script, SimulatedEngine, add_criticism, field, fields, play, role_of
+from dspy_dlpo.benchmarks.simulation.scripted import (
+    Script,
+    SimulatedEngine,
+    add_criticism,
+    field,
+    fields,
+    play,
+    role_of,
+)
 
 SECRETS = {"alpha": "11", "beta": "22", "gamma": "33", "delta": "44", "omega": "55"}
 

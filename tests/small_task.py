@@ -8,8 +8,8 @@ import re
 import dspy
 
 from dspy_dlpo.benchmarks.compare import Setting
-from dspy_dlpo.benchmarks.simulated import fields, simulated_lm
-from dspy_dlpo.benchmarks.task import Task
+from dspy_dlpo.benchmarks.simulation.scripted import fields, simulated_lm
+from dspy_dlpo.benchmarks.tasks.task import Task
 
 INSTRUCTION = "Say what the code means."
 CODES = 4

@@ -13,11 +13,12 @@ import dspy
 import pytest
 from typer.testing import CliRunner, Result
 
-from dspy_dlpo import DLPOResult, load_result, local
-from dspy_dlpo import quickstart as orders
+from dspy_dlpo import DLPOResult, load_result
 from dspy_dlpo.cli import app
-from dspy_dlpo.ledger import LEDGER, Ledger
-from dspy_dlpo.runs import keep_end, keep_start
+from dspy_dlpo.local import engine as local
+from dspy_dlpo.local import quickstart as orders
+from dspy_dlpo.runtime.ledger import LEDGER, Ledger
+from dspy_dlpo.views.runs import keep_end, keep_start
 from tests.scripted import Oracle, Program, examples
 
 HOSTILE = "Say [bold]this[/bold] and [/] :smile:.\n\x1b[2J\u202edrawkcab\r\x07"

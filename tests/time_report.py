@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from dspy_dlpo.report import save_report
-from tests.test_report import made_up
-from tests.test_report_browser import start
+from dspy_dlpo.views.report import save_report
+from tests.views.test_report import made_up
+from tests.views.test_report_browser import start
 
 NUM_STEPS, REPEATS = 500, 5
 # From the click on a step in the middle until the frame after the one that shows it.

@@ -29,14 +29,14 @@ from tqdm import tqdm
 
 from dspy_dlpo.benchmarks.cells import Cell, add_cell, keep_settings, read_cells
 from dspy_dlpo.benchmarks.job import CountedMetric, Job, Outcome, Rival, score_of
-from dspy_dlpo.benchmarks.plans import BudgetTooSmall
-from dspy_dlpo.benchmarks.rivals import rival_named
-from dspy_dlpo.benchmarks.task import Task
-from dspy_dlpo.budget import metered
-from dspy_dlpo.faults import FATAL, is_outside
-from dspy_dlpo.prices import Prices
-from dspy_dlpo.records import Spending
-from dspy_dlpo.tokens import count_tokens
+from dspy_dlpo.benchmarks.rivals.plans import BudgetTooSmall
+from dspy_dlpo.benchmarks.rivals.registry import rival_named
+from dspy_dlpo.benchmarks.tasks.task import Task
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.core.tokens import count_tokens
+from dspy_dlpo.runtime.budget import metered
+from dspy_dlpo.runtime.faults import FATAL, is_outside
+from dspy_dlpo.runtime.prices import Prices
 
 _PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")
 _NO_END = 1_000_000  # DSPy would end an evaluation after 10 replies that cannot be parsed.
@@ -82,7 +82,7 @@ def compare(
 
     Args:
         tasks: For each name a function from the seed to task and models.
-        optimizers: Names (see `dspy_dlpo.benchmarks.rivals.rival_named`), or functions of one's own by name.
+        optimizers: Names (see `dspy_dlpo.benchmarks.rivals.registry.rival_named`), or functions of one's own by name.
         folder: Where the results are kept, in `cells.jsonl`. One folder for one comparison: whoever changes a task, a
             model or an optimiser takes a new one; `settings` can see to it.
         max_metric_calls: Budgets, in metric calls.

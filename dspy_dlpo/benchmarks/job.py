@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.benchmarks.task import Task
+from dspy_dlpo.benchmarks.tasks.task import Task
 
 
 class CountedMetric:

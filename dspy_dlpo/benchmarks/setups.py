@@ -12,9 +12,9 @@ import dspy
 from dspy.lm15 import Request, Response
 
 from dspy_dlpo.benchmarks.compare import Setting, Setup
-from dspy_dlpo.benchmarks.simulator import DIFFICULTIES, simulation
-from dspy_dlpo.benchmarks.tasks import check_name, load_task
-from dspy_dlpo.local import LlamaEngine, weights_path
+from dspy_dlpo.benchmarks.simulation.simulator import DIFFICULTIES, simulation
+from dspy_dlpo.benchmarks.tasks.registry import check_name, load_task
+from dspy_dlpo.local.engine import LlamaEngine, weights_path
 
 _LOCAL = "qwen2.5-coder-1.5b"
 _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 300

@@ -14,7 +14,7 @@ from typing import Any
 
 from dspy_dlpo.benchmarks.cells import Cell
 from dspy_dlpo.benchmarks.extras import extra
-from dspy_dlpo.prices import dollars
+from dspy_dlpo.runtime.prices import dollars
 
 CONFIDENCE = 0.95
 

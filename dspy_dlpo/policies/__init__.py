@@ -12,7 +12,7 @@ from dspy_dlpo.policies.dropout import TextualDropout
 from dspy_dlpo.policies.learning_rate import TextualLearningRate
 from dspy_dlpo.policies.momentum import TextualMomentum
 from dspy_dlpo.policies.regularization import TextualRegularization
-from dspy_dlpo.schedules import exponential
+from dspy_dlpo.policies.schedules import exponential
 
 PRESETS: dict[str, Callable[[], list[Policy]]] = {
     "none": list,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from dspy_dlpo.core.records import Candidate, Threshold
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import Candidate, Threshold
-from dspy_dlpo.schedules import Schedule, as_schedule, exponential
+from dspy_dlpo.policies.schedules import Schedule, as_schedule, exponential
 
 
 class TextualSimulatedAnnealing(Policy):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import variance
 
+from dspy_dlpo.core.records import Contrast, StepRecord, UpdateRequest
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import Contrast, StepRecord, UpdateRequest
 
 
 class TextualContrastiveLearning(Policy):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dspy_dlpo.policies.learning_rate import TextualLearningRate
-from dspy_dlpo.schedules import Schedule, as_schedule, linear
+from dspy_dlpo.policies.schedules import Schedule, as_schedule, linear
 
 
 class TextualLearningRateDecay(TextualLearningRate):
@@ -13,7 +13,7 @@ class TextualLearningRateDecay(TextualLearningRate):
 
     Args:
         schedule: From the run's step index (from 0) to a number of edits, rounded down; below 1 it counts as 1. See
-            `dspy_dlpo.schedules` for linear, cosine, exponential, step and warm-up. Default: 5, 4, 3, 2, 1, 1, ...
+            `dspy_dlpo.schedules` for the usual ones. Default: 5, 4, 3, 2, 1, 1, ...
 
     Raises:
         TypeError: If it is not callable.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dspy_dlpo.core.records import UpdateRequest
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import UpdateRequest
 
 
 class TextualDropout(Policy):

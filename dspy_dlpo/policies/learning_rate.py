@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dspy_dlpo.core.records import UpdateRequest
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import UpdateRequest
-from dspy_dlpo.schedules import Schedule, as_schedule
+from dspy_dlpo.policies.schedules import Schedule, as_schedule
 
 
 class TextualLearningRate(Policy):

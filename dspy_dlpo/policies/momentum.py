@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_dlpo.core.records import Point, StepRecord, UpdateRequest
+from dspy_dlpo.core.sentences import alike
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import Point, StepRecord, UpdateRequest
-from dspy_dlpo.sentences import alike
 
 _FORGOTTEN = 0.1
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dspy_dlpo.copying import words
+from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
+from dspy_dlpo.core.sentences import Edit
+from dspy_dlpo.core.tokens import count_tokens
+from dspy_dlpo.descent.copying import words
 from dspy_dlpo.policies.base import Policy, State, StepContext
-from dspy_dlpo.records import Candidate, StepRecord, Threshold, UpdateRequest
-from dspy_dlpo.sentences import Edit
-from dspy_dlpo.tokens import count_tokens
 
 _PRUNED = "its removal does not lower the score"
 _TIE = 1e-9

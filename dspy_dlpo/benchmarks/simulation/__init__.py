@@ -1,0 +1,1 @@
+"""A simulated task and language model."""

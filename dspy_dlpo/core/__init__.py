@@ -1,0 +1,1 @@
+"""Plain data and operations on text: no language model, no disk."""

@@ -1,0 +1,357 @@
+"""The data that flows through the loop, one way: Rollout, TextualGradient, UpdateRequest, Candidate, Trial, StepRecord.
+
+All of it is plain and frozen, so that it can be kept in the ledger as JSON and read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from dspy_dlpo.core.sentences import Edit
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What something cost.
+
+    Attributes:
+        metric_calls: Runs of the program on one example, each followed by the metric.
+        lm_calls: Requests answered by a language model; answers from DSPy's cache are free and not counted.
+        input_tokens: Tokens sent, as the models reported them.
+        output_tokens: Tokens received.
+        seconds: Time during which it ran. Calls in parallel add up.
+        cost: Dollars; None if the price of any call is unknown, which is not the same as 0.
+    """
+
+    metric_calls: int = 0
+    lm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    cost: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.metric_calls + other.metric_calls,
+            self.lm_calls + other.lm_calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.seconds + other.seconds,
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a predictor inside a rollout, as text.
+
+    Attributes:
+        predictor: Its `named_predictors()` path; None for a predictor the program made on the fly.
+        inputs: Value of each input field, shortened to the character limit of the run.
+        outputs: Value of each output field; empty if the call failed.
+        error: What was wrong with the reply, if the call failed.
+        sources: For each input that came from other calls, their indices in the rollout.
+        returned: Whether an output stands in what the program returned.
+    """
+
+    predictor: str | None
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    error: str = ""
+    sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    returned: bool = False
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One run of a candidate on one example, scored.
+
+    Attributes:
+        candidate: Id of the candidate.
+        example: `train:INDEX` or `val:INDEX`.
+        score: What the metric said, higher is better; `failure_score` if the program or the metric raised.
+        feedback: The metric's words, empty if it gave none.
+        error: The error that ended the run, empty if none did.
+        calls: The predictor calls in the order in which they began.
+        spent: What the run cost, calls of language models inside the metric included.
+        repeat: Which of the runs of this candidate on this example it is, from 0.
+        lost: Whether a failing language model or the time limit ended it: then it says nothing about the candidate.
+        num_calls: How many predictor calls there were; of very many, not all are kept.
+        predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
+    """
+
+    candidate: str
+    example: str
+    score: float
+    feedback: str = ""
+    error: str = ""
+    calls: tuple[Call, ...] = ()
+    spent: Spending = Spending()
+    repeat: int = 0
+    lost: bool = False
+    num_calls: int = 0
+    predictor_feedback: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing an instruction should change, the examples that said so, and its weight from earlier steps."""
+
+    text: str
+    examples: tuple[str, ...]
+    past: float = 0.0
+
+    @property
+    def weight(self) -> int:
+        """How many examples of this step said so, and what is left of earlier ones, rounded."""
+        return round(len(self.examples) + self.past)
+
+
+@dataclass(frozen=True)
+class TextualGradient:
+    """What the critic says the instruction of one predictor should change.
+
+    Attributes:
+        predictor: Its path.
+        points: What should change, the most frequent first.
+        contradictions: Pairs of points of which one says the opposite of the other.
+        blame: Share of the minibatch's failing rollouts for which the critic blamed this instruction.
+    """
+
+    predictor: str
+    points: tuple[Point, ...]
+    contradictions: tuple[tuple[str, str], ...] = ()
+    blame: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What set two instructions of one predictor apart: the sentences only the better one had, and only the worse.
+
+    `gain` is the mean paired difference of their scores.
+    """
+
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    gain: float
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """What the proposer is asked for one predictor; policies narrow it before it is sent.
+
+    Attributes:
+        predictor: Path of the predictor.
+        sentences: The units of its instruction; joined they are the instruction.
+        gradient: What should change.
+        max_edits: Edits a candidate may hold; None is no limit.
+        max_tokens: Tokens the instruction may have; None is no limit.
+        frozen: Indices of sentences that must stay verbatim.
+        memory: Points of earlier steps that still count, the heaviest first.
+        contrasts: What set better instructions of this predictor apart from worse ones.
+        passing: Calls of this predictor in rollouts that went well.
+        directives: Further wishes, in words.
+    """
+
+    predictor: str
+    sentences: tuple[str, ...]
+    gradient: TextualGradient
+    max_edits: int | None = None
+    max_tokens: int | None = None
+    frozen: frozenset[int] = frozenset()
+    memory: tuple[Point, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    passing: tuple[str, ...] = ()
+    directives: tuple[str, ...] = ()
+
+    def narrowed(
+        self,
+        *,
+        max_edits: int | None = None,
+        max_tokens: int | None = None,
+        frozen: frozenset[int] = frozenset(),
+        directives: Sequence[str] = (),
+    ) -> UpdateRequest:
+        """Return the request with more limits: the smaller cap holds, frozen sentences and directives add up."""
+        return replace(
+            self,
+            max_edits=_smaller(self.max_edits, max_edits),
+            max_tokens=_smaller(self.max_tokens, max_tokens),
+            frozen=self.frozen | frozen,
+            directives=tuple(sorted({*self.directives, *directives})),
+        )
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return min((cap for cap in (one, other) if cap is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The instructions of all predictors, and how they came about.
+
+    Attributes:
+        instructions: Text of each predictor that may be optimised, by path.
+        parent: Id of the incumbent it was made from; None for the student.
+        edits: For each predictor that moved, the edits made to the parent's instruction.
+    """
+
+    instructions: Mapping[str, str]
+    parent: str | None = None
+    edits: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of all texts: equal texts are one candidate, whichever way they came about."""
+        texts = json.dumps(dict(self.instructions), sort_keys=True)
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What the mean paired gain must exceed, and the numbers it was made from.
+
+    Attributes:
+        value: The sum of what the policies ask.
+        because: Their numbers, by name.
+        floor: A loss beyond which nothing is accepted, whatever the sum; None for no such loss.
+    """
+
+    value: float = 0.0
+    because: Mapping[str, Any] = field(default_factory=dict)
+    floor: float | None = None
+
+    @property
+    def level(self) -> float:
+        """The sum, but not below the floor."""
+        return self.value if self.floor is None else max(self.value, self.floor)
+
+    def __add__(self, other: Threshold) -> Threshold:
+        floor = max((each.floor for each in (self, other) if each.floor is not None), default=None)
+        return Threshold(self.value + other.value, {**self.because, **other.because}, floor)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate against the incumbent on the same examples.
+
+    Attributes:
+        candidate: Id of the candidate.
+        incumbent: Id of the one it was compared with.
+        differences: Score of the candidate minus score of the incumbent, one number an example.
+        population: Number of examples from which these were drawn without replacement.
+        threshold: What the mean difference had to exceed.
+        accepted: Whether it did, as far as the test could tell.
+    """
+
+    candidate: str
+    incumbent: str
+    differences: tuple[float, ...]
+    population: int
+    threshold: Threshold
+    accepted: bool
+
+    @property
+    def gain(self) -> float:
+        """The mean paired difference, on the metric's scale; 0 without examples."""
+        return sum(self.differences) / len(self.differences) if self.differences else 0.0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Everything one step did.
+
+    Attributes:
+        step: Index from 0.
+        incumbent: Id of the candidate the step started from.
+        minibatch: The examples it started from, without those that were lost.
+        loss: Mean loss of the incumbent there, `top of score_range - score`; 0 if all were lost.
+        top_score: The top of `score_range`.
+        failures: The rollouts there that fell short of the top score, without what they cost: what the gradients were
+            made from.
+        gradients: One for each predictor that the critic had something to say about.
+        remarks: What the backward pass met besides, with counts: rollouts without a trace, predictors that never ran,
+            replies that praise everything or speak of inputs that do not exist, points and calls left out.
+        requests: What the proposer was asked, policies included, by predictor.
+        candidates: The candidates that passed all constraints.
+        dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
+        race: Mean gain on the first examples of the trial, for each candidate up to the first that was ahead.
+        trial: The winner's comparison with the incumbent; None if nothing came to it.
+        skipped: Why the step ended early: `perfect minibatch`, `minibatch lost`, `no gradient`, `no usable edit`,
+            `the budget is spent`; empty otherwise.
+        best: Id of the best candidate on the valset after the step.
+        best_score: Its mean score on the validation examples it was scored on.
+        unparsed: Critic and proposer calls so far without a usable reply, even when asked for again.
+        lost: Rollouts lost by the end of the step to failing language models or the time limit.
+        spent: What the run had cost by the end of the step.
+    """
+
+    step: int
+    incumbent: str
+    minibatch: tuple[str, ...]
+    loss: float
+    top_score: float = 1.0
+    failures: tuple[Rollout, ...] = ()
+    gradients: tuple[TextualGradient, ...] = ()
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    requests: tuple[UpdateRequest, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    dropped_edits: Mapping[str, int] = field(default_factory=dict)
+    race: tuple[float, ...] = ()
+    trial: Trial | None = None
+    skipped: str = ""
+    best: str = ""
+    best_score: float = 0.0
+    unparsed: int = 0
+    lost: int = 0
+    spent: Spending = Spending()
+
+    @property
+    def score(self) -> float:
+        """Mean score of the incumbent on the minibatch."""
+        return self.top_score - self.loss
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the step moved the incumbent."""
+        return self.trial is not None and self.trial.accepted
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run was made with, as plain data.
+
+    Attributes:
+        student: The instructions it started from.
+        settings: The optimiser's arguments by name; models, functions and policies as text, without keys.
+        versions: Of `dspy_dlpo`, `dspy` and `python`.
+        program: State of the student's predictors, as `dspy.Module.dump_state` gives it, without language models.
+        program_name: Name of the program's class.
+        num_train: Train examples.
+        num_val: Validation examples.
+        held_out: Where the valset is from: `given`, `part of the trainset`, or `the trainset itself`.
+        num_steps: Most steps; None for no limit.
+    """
+
+    student: Candidate
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    program: Mapping[str, Any]
+    program_name: str
+    num_train: int
+    num_val: int
+    held_out: str
+    num_steps: int | None = None

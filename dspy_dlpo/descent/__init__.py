@@ -1,0 +1,1 @@
+"""The algorithm: textual gradient descent, step by step."""

@@ -1,0 +1,160 @@
+"""What the valset decides: the best so far, the final choice, and the gain that is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from statistics import fmean
+
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.descent.acceptance import decide, looks
+from dspy_dlpo.descent.statistics import Gain
+from dspy_dlpo.runtime.budget import BudgetSpent
+from dspy_dlpo.runtime.forward import Forward
+
+
+class Choice:
+    """Keeps the best candidate on the valset, and chooses in the end.
+
+    Args:
+        forward: Runs candidates on examples.
+        student: What a run starts from.
+        valset: Names of the validation examples, in random order.
+        score_range: Lowest and highest score of the metric.
+        confidence: How sure a comparison must be before it stops early.
+        first_look: Examples before a comparison is looked at first.
+        max_examples: Most examples on which a new candidate meets the best so far before the end; None for all.
+
+    Attributes:
+        best: The best so far.
+        num_gains: How often a new one was ahead of the best so far, not only as good.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        student: Candidate,
+        valset: Sequence[str],
+        *,
+        score_range: tuple[float, float],
+        confidence: float,
+        first_look: int,
+        max_examples: int | None = None,
+    ) -> None:
+        self.best = student
+        self.num_gains = 0
+        self._forward, self._student, self._valset = forward, student, valset
+        self._score_range, self._confidence, self._first_look = score_range, confidence, first_look
+        self._screen = valset[:max_examples]
+        self._entrants = {student.id: student}
+
+    @property
+    def _last(self) -> Candidate:
+        return [*self._entrants.values()][-1]
+
+    def begin(self) -> None:
+        """Score the student where the candidates will meet it."""
+        self._forward.scored(self._student, self._screen)
+
+    def enter(self, candidate: Candidate, *, is_ahead: bool) -> None:
+        """Let a new incumbent take the place of the best so far, unless it is worse.
+
+        Args:
+            candidate: The incumbent.
+            is_ahead: Whether it won on the trainset. One that annealing let pass meets the best at the end.
+
+        Raises:
+            BudgetSpent: If the budget ends before that is decided.
+        """
+        self._entrants.pop(candidate.id, None)
+        self._entrants[candidate.id] = candidate  # The last is the incumbent.
+        if is_ahead and self._stands(candidate, self._screen):
+            self.num_gains += self._lead(candidate, self.best) > 0
+            self.best = candidate
+
+    @property
+    def best_score(self) -> float:
+        """Mean score of the best so far on the validation examples it was scored on; 0 if all were lost."""
+        return fmean(self._forward.scores(self.best, self._valset) or [0.0])
+
+    @property
+    def unpaid(self) -> int:
+        """How many examples the final choice will pay for: what student, best and last incumbent miss of theirs."""
+        missing = 2 * len(self._valset) - len(self._forward.scores(self._student, self._valset))
+        if self.best.id != self._student.id:
+            missing -= len(self._forward.scores(self.best, self._valset))
+        return missing + len(self._screen) - len(self._forward.scores(self._last, self._screen))
+
+    def conclude(self) -> Gain:
+        """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
+
+        The last incumbent takes the place of the best if it is better where new incumbents meet it; it may be one that
+        annealing let pass. Of the others the one nearest to the best then meets it on the whole valset, for an early
+        decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
+        Where the budget ends before that is decided, the best stays; before it is paid, the examples that are decide.
+        """
+        with suppress(BudgetSpent):
+            self._forward.scored(self._student, self._valset)
+            self._forward.scored(self._last, self._screen)
+            if self._lead(self._last, self.best) > 0:
+                self.best = self._last
+            self._forward.scored(self.best, self._valset)
+            challenger = self._challenger()
+            if challenger and self._stands(challenger, self._valset):
+                former, self.best = self.best, challenger
+                self._forward.scored(challenger, self._valset)  # For that was perhaps decided early.
+                if self._stands(former, self._valset):
+                    self.best = former
+        if self._lead(self.best, self._student) <= 0:
+            self.best = self._student
+        return self._gain()
+
+    def _challenger(self) -> Candidate | None:
+        """Return the candidate that comes nearest to the best where both were scored, the latest of equals."""
+        others = [each for each in self._entrants.values() if each.id not in (self.best.id, self._student.id)]
+        met = [each for each in reversed(others) if self._forward.scores(each, self._valset)]
+        return max(met, key=lambda each: self._lead(each, self.best), default=None)
+
+    def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
+        """Whether a candidate is better than the best; of a tie it is the later, which has won on the trainset."""
+        order = [*self._entrants]
+        is_later = order.index(candidate.id) > order.index(self.best.id)
+        one, other = (self.best, candidate) if is_later else (candidate, self.best)
+        _, is_ahead = decide(
+            lambda more: self._forward.differences(one, other, more),
+            examples,
+            threshold=0.0,
+            width=self._score_range[1] - self._score_range[0],
+            confidence=self._confidence,
+            first_look=max(self._first_look, len(self._paired(candidate, self.best)[0])),
+        )
+        return is_ahead != is_later
+
+    def _gain(self) -> Gain:
+        rivals = [each for each in self._entrants.values() if each.id != self._student.id]
+        num_candidates = sum(bool(self._forward.scores(each, self._valset)) for each in rivals)
+        after, before = self._paired(self.best, self._student)
+        if self.best.id == self._student.id:
+            return Gain(num_examples=len(before), num_candidates=num_candidates)
+        lost = sum(
+            self._forward.is_lost(self.best, name) or self._forward.is_lost(self._student, name)
+            for name in self._valset
+        )
+        stopped_early = len(before) + lost < len(self._valset)
+        return Gain.between(
+            before,
+            after,
+            score_range=self._score_range,
+            num_candidates=num_candidates,
+            num_looks=len(looks(len(self._valset), self._first_look)) if stopped_early else 1,
+        )
+
+    def _lead(self, candidate: Candidate, other: Candidate) -> float:
+        scores, others = self._paired(candidate, other)
+        return fmean(scores) - fmean(others) if scores else 0.0
+
+    def _paired(self, candidate: Candidate, other: Candidate) -> tuple[list[float], list[float]]:
+        """Return the scores of two candidates on the validation examples that both have been scored on."""
+        scores = self._forward.scores
+        both = [name for name in self._valset if scores(candidate, [name]) and scores(other, [name])]
+        return scores(candidate, both), scores(other, both)

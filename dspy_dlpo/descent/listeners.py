@@ -1,0 +1,101 @@
+"""What hears of a run while it goes on: the terminal view and the trackers are written on it, and users can too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from dspy_dlpo.core.records import Candidate, RunInfo, StepRecord
+from dspy_dlpo.runtime.budget import Budget
+
+if TYPE_CHECKING:
+    from dspy_dlpo.views.result import DLPOResult
+
+_logger = logging.getLogger(__name__)
+
+
+class Listener:
+    """Hears of a run. Override what you need; all are called in the thread that called `compile`, one at a time.
+
+    A listener that raises is reported in the log, and the run goes on. A resumed run tells its listeners everything
+    again, from the first step.
+    """
+
+    def on_run_start(self, run: RunInfo, budget: Budget) -> None:
+        """Hear that a run begins.
+
+        Args:
+            run: What it was made with.
+            budget: Its limits and, at any time, what it has spent. `budget.stop(reason)` ends the run gracefully.
+        """
+
+    def on_candidate(self, candidate: Candidate, step: int) -> None:
+        """Hear of a candidate that was not seen before.
+
+        Args:
+            candidate: Its instructions and edits.
+            step: Index, from 0, of the step that made it.
+        """
+
+    def on_step_end(self, record: StepRecord) -> None:
+        """Hear of a completed step; it is in the ledger already.
+
+        Args:
+            record: All that the step did, and what the run had spent by its end.
+        """
+
+    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+        """Hear how the run ended.
+
+        Args:
+            result: What it found, also without `track_stats`.
+            program: What `compile` is about to return.
+        """
+
+    def on_run_error(self, error: BaseException) -> None:
+        """Hear that the run ended in an exception.
+
+        Args:
+            error: The exception, which may be a `KeyboardInterrupt`; `compile` raises it afterwards.
+        """
+
+
+class Listeners(Listener):
+    """Passes everything on to several listeners, and keeps their exceptions from the run.
+
+    Args:
+        listeners: They are told in this order.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_run_start(self, run: RunInfo, budget: Budget) -> None:
+        """Tell all."""
+        self._tell("on_run_start", run, budget)
+
+    def on_candidate(self, candidate: Candidate, step: int) -> None:
+        """Tell all."""
+        self._tell("on_candidate", candidate, step)
+
+    def on_step_end(self, record: StepRecord) -> None:
+        """Tell all."""
+        self._tell("on_step_end", record)
+
+    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+        """Tell all."""
+        self._tell("on_run_end", result, program)
+
+    def on_run_error(self, error: BaseException) -> None:
+        """Tell all."""
+        self._tell("on_run_error", error)
+
+    def _tell(self, moment: str, *what: Any) -> None:
+        for listener in self._listeners:
+            try:
+                getattr(listener, moment)(*what)
+            except Exception:  # A run that was paid for does not end because a listener fails.
+                _logger.exception("%s raised in %s; the run goes on.", type(listener).__name__, moment)

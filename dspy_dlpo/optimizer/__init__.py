@@ -1,0 +1,1 @@
+"""`DLPOOptimizer`, and what can be asked of it before a run."""

@@ -1,0 +1,169 @@
+"""Asking critic and proposer: in parallel, once more if the reply cannot be parsed, each reply kept in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError, LMError
+
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.runtime.budget import Budget, metered
+from dspy_dlpo.runtime.faults import FATAL, GOES_ON, is_outside, unbroken
+from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.threads import run_in_threads
+
+Fields = Mapping[str, str]
+_Answer = tuple[dict[str, Any], Spending, LMError | None]
+_OUTAGES = 2  # Rounds in a row in which nothing was reached.
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: a signature, its inputs, and a name that sets it apart from equal requests of other steps."""
+
+    name: str
+    signature: type[dspy.Signature]
+    inputs: Fields
+
+    @property
+    def role(self) -> str:
+        """Who is asked: critic or proposer."""
+        return self.name.partition("/")[0]
+
+    @property
+    def key(self) -> str:
+        """A hash of name, wording and inputs."""
+        content = json.dumps([self.name, self.signature.instructions, dict(self.inputs)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+class Asker:
+    """Puts questions to one language model.
+
+    A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
+    failed call that might have gone well (a dropped connection, one that hangs); a resumed run asks again, unless later
+    steps built on the failure. What no retry can mend is raised.
+
+    Args:
+        lm: The language model. A copy of it is asked, so that its history stays as it is.
+        ledger: Where every reply is kept before it is used.
+        budget: What is charged for it.
+        num_threads: Requests in flight at once.
+        module: Answers in place of `dspy.Predict(signature)`: a callable that takes the signature's inputs and returns
+            something that has its outputs.
+        timeout: Seconds after which a question is abandoned; None for never.
+
+    Attributes:
+        unparsed: Questions that remained without a reply.
+    """
+
+    def __init__(
+        self,
+        lm: dspy.BaseLM,
+        ledger: Ledger,
+        budget: Budget,
+        num_threads: int,
+        module: Callable[..., Any] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self._lm = lm
+        self._module = module
+        self._ledger = ledger
+        self._budget = budget
+        self._num_threads = num_threads
+        self._timeout = timeout
+        self._ever_answered = False
+        self._outages = 0
+        self.unparsed = 0
+
+    def __call__(self, questions: Sequence[Question]) -> list[Fields | None]:
+        """Return the output fields of each reply, None where there is none.
+
+        Raises:
+            BudgetSpent: If the budget ends on the way.
+            dspy.LMError: If the model fails in a way that no retry can mend, or fails on all of the first questions.
+            RuntimeError: If it cannot be reached for any question, in two calls in a row.
+        """
+        replies: list[dict[str, Any] | None] = [None] * len(questions)
+        missing = []
+        for index, question in enumerate(questions):
+            if found := self._ledger.reply(question.key):
+                replies[index], spent = found
+                self._budget.charge(spent)
+            else:
+                missing.append(index)
+        failures: list[LMError] = []
+        abandoned: list[str] = []
+
+        def keep(number: int, answer: _Answer | None) -> None:
+            if answer is None:
+                abandoned.append(f"no answer in {self._timeout} seconds")
+            reply, spent, failure = answer or ({"fields": None}, Spending(seconds=self._timeout or 0.0), None)
+            if failure is not None:
+                failures.append(failure)
+            failed = answer is None or failure is not None
+            self._ledger.add_reply(questions[missing[number]].key, reply, spent, failed=failed)
+            self._budget.charge(spent)
+            replies[missing[number]] = reply
+
+        asks = [partial(self._ask, questions[index]) for index in missing]
+        run_in_threads(asks, keep, num_threads=self._num_threads, timeout=self._timeout)
+        if failures and len(failures) == len(questions) and not self._ever_answered:
+            raise failures[0]
+        unreached = [*filter(is_outside, failures), *abandoned]
+        if questions:
+            self._outages = self._outages + 1 if len(unreached) == len(questions) else 0
+        if self._outages == _OUTAGES:
+            raise RuntimeError(
+                f"{questions[0].role.capitalize()} could not be reached in {_OUTAGES} rounds in a row. The last error "
+                f"was: {unreached[-1]}. {GOES_ON}"
+            )
+        fields = [reply.get("fields") if reply else None for reply in replies]
+        self._ever_answered |= any(field is not None for field in fields)
+        self.unparsed += sum(field is None for field in fields)
+        return fields
+
+    def _ask(self, question: Question) -> _Answer:
+        self._budget.check()
+        fields, failure = None, None
+        module = self._module or dspy.Predict(question.signature)
+        with metered(self._budget.prices, trace=[]) as meter:
+            for attempt in range(2):
+                try:
+                    with dspy.context(lm=self._lm.copy(**self._config(question, attempt))):
+                        fields = _fields(unbroken(partial(module, **question.inputs)), question)
+                    break
+                except AdapterParseError:
+                    continue
+                except FATAL:
+                    raise
+                except LMError as error:
+                    failure = error
+                    break
+        return {"fields": fields}, meter.spent, failure
+
+    def _config(self, question: Question, attempt: int) -> dict[str, Any]:
+        """Ask the cache for an answer of its own for each question, where the model's temperature allows it."""
+        if attempt == 0 and not self._lm.kwargs.get("temperature"):
+            return {}
+        rollout_id = int(question.key[:8], 16) + attempt
+        return {"rollout_id": rollout_id, "temperature": 1.0} if attempt else {"rollout_id": rollout_id}
+
+
+def _fields(reply: Any, question: Question) -> dict[str, str]:
+    """Return the output fields of a reply; those it may leave out are empty then."""
+    given = reply if isinstance(reply, Mapping) else dict(getattr(reply, "items", dict)())
+    names = list(question.signature.output_fields)
+    fields = {name: given.get(name) or "" for name in names}
+    if names[0] not in given or not all(isinstance(value, str) for value in fields.values()):
+        raise TypeError(
+            f"`{question.role}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
+            f"string, but got {reply!r}."
+        )
+    return fields

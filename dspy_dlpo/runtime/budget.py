@@ -1,0 +1,263 @@
+"""What a run may spend, and what it has spent."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.utils.usage_tracker import UsageTracker
+
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.runtime.prices import WAY_OUT, Prices, dollars
+
+
+class BudgetSpent(Exception):
+    """The next calls would exceed a limit; the loop ends the run and concludes with what it has."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of what a run may spend, each None for no limit; `DLPOOptimizer` documents them.
+
+    Raises:
+        ValueError: If a limit is not positive, or not an integer where things are counted.
+    """
+
+    max_metric_calls: int | None = None
+    max_lm_calls: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given.items():
+            unit = {"max_cost": "dollars", "max_seconds": "seconds"}.get(name)
+            kind = (int, float) if unit else int
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
+                rule = f"a positive number of {unit}" if unit else "an integer of at least 1"
+                raise ValueError(f"`{name}` must be {rule}, but got {name}={value!r}. None is no limit.")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def amounts(spent: Spending, seconds: float) -> dict[str, float]:
+    """Return a spending in the units of the limits; `seconds` are by the clock, not added up over threads."""
+    return {
+        "max_metric_calls": spent.metric_calls,
+        "max_lm_calls": spent.lm_calls,
+        "max_tokens": spent.tokens,
+        "max_cost": spent.cost or 0.0,
+        "max_seconds": seconds,
+    }
+
+
+class Budget:
+    """The spending of one run against its limits. Any thread may check.
+
+    Args:
+        limits: What may be spent.
+        prices: What calls cost.
+        num_threads: Rollouts in flight at once, to tell how long those kept back will take.
+        stop_file: Once this file is there the budget is spent; the file is removed. None for no such file.
+
+    Attributes:
+        spent: What has been spent.
+        reserve: Metric calls kept back for the final choice. Against the other limits they count with what a metric
+            call has cost on average so far.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        prices: Prices | None = None,
+        num_threads: int = 1,
+        stop_file: Path | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.prices = prices or Prices()
+        self.spent = Spending()
+        self.reserve = 0
+        self.num_threads = num_threads
+        self._stop_file = stop_file
+        self._stopped = ""
+        self._rollouts = Spending()
+        self._start = time.monotonic()
+        self._lock = threading.Lock()
+
+    def stop(self, reason: str) -> None:
+        """Let every further check end the run, with this reason."""
+        self._stopped = reason
+
+    def check(self, metric_calls: int = 0) -> None:
+        """Raise `BudgetSpent` if the run was stopped, or a limit less the reserve is reached or would be exceeded.
+
+        Asked before a batch of rollouts with their number, and again before each single rollout, critic and proposer
+        call. So what is in flight when a limit is reached is all that can go beyond it, and nothing can go beyond
+        `max_metric_calls`.
+        """
+        if self._stop_file is not None and self._stop_file.exists():
+            self._stop_file.unlink(missing_ok=True)  # So that the same call can go on later.
+            self.stop(f"stopped by {self._stop_file}")
+        if self._stopped:
+            raise BudgetSpent(self._stopped)
+        with self._lock:
+            spent, rollouts = self.spent, self._rollouts
+        used = amounts(spent, time.monotonic() - self._start)
+        mean = amounts(rollouts, rollouts.seconds / self.num_threads)
+        for name, limit in self.limits.given.items():
+            if name == "max_metric_calls":
+                over = used[name] + self.reserve + metric_calls > limit
+            else:
+                over = used[name] + self.reserve * mean[name] / max(rollouts.metric_calls, 1) >= limit
+            if over:
+                kept = ", the rest is kept for the final choice" if used[name] < limit and self.reserve else ""
+                raise BudgetSpent(f"{name}: {_number(name, used[name])} of {_number(name, limit)} spent{kept}")
+
+    def charge(self, spent: Spending) -> None:
+        """Add to the spending, whether it was paid now or by the run that this one resumes.
+
+        Raises:
+            ValueError: If there is a limit in dollars and the price of a call is not known, or one in tokens and a
+                language model does not report them.
+        """
+        with self._lock:
+            self.spent += spent
+            if spent.metric_calls:
+                self._rollouts += spent
+        if spent.cost is None and self.limits.max_cost is not None:
+            models = ", ".join(sorted(self.prices.unknown)) or "an earlier run"
+            raise ValueError(
+                f"`max_cost` needs the price of every call, but that of {models} is unknown. {WAY_OUT % 'MODEL'}, and "
+                "a new `log_dir` if the run has one."
+            )
+
+        if self.limits.max_tokens is not None and spent.lm_calls and not spent.tokens:
+            raise ValueError(
+                "`max_tokens` needs the tokens of every call, but a language model reports none. Use `max_lm_calls`."
+            )
+
+    def progress(self, spent: Spending) -> str:
+        """Return in words what has been spent, of metric calls and of whatever else is limited."""
+        used, said = amounts(spent, 0.0), []
+        for name in dict.fromkeys(["max_metric_calls", *self.limits.given]):
+            if name != "max_seconds":
+                limit = self.limits.given.get(name)
+                unit = "" if name == "max_cost" else name.removeprefix("max").replace("_", " ").replace("lm", "LM")
+                said.append(
+                    _number(name, used[name]) + (f" of {_number(name, limit)}" if limit is not None else "") + unit
+                )
+        return ", ".join(said)
+
+
+def _number(name: str, amount: float) -> str:
+    if name == "max_cost":
+        return dollars(amount)
+    return f"{amount:.1f}" if name == "max_seconds" else f"{amount:.0f}"
+
+
+class Abandoned(BaseException):
+    """Ends a rollout that nobody waits for any more; no program catches it by mistake."""
+
+
+class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
+    """Counts the calls and tokens of everything below it, across threads, and reports them to the tracker above.
+
+    DSPy deep-copies the tracker for each thread of `dspy.Parallel`; this one is the same object there too.
+
+    Args:
+        parent: The tracker above.
+        prices: What calls cost.
+
+    Attributes:
+        seconds: How long the metered block took, once it is over.
+        is_closed: Whether nobody waits for the block any more: its next reply is not counted here, and ends it.
+        history: DSPy's entries of the calls, which say what each cost.
+    """
+
+    def __init__(self, parent: UsageTracker | None, prices: Prices) -> None:
+        super().__init__()
+        self._parent = parent
+        self._prices = prices
+        self._lock = threading.Lock()
+        self.seconds = 0.0
+        self.is_closed = False
+        self.history: list[dict[str, Any]] = []
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        """Count one call.
+
+        Raises:
+            Abandoned: If the meter is closed.
+        """
+        with self._lock:
+            if self._parent is not None:
+                self._parent.add_usage(lm, usage_entry)
+            if self.is_closed:
+                raise Abandoned
+            self.usage_data[lm].append(usage_entry)
+
+    @property
+    def spent(self) -> Spending:
+        """What has been spent below."""
+        with self._lock:
+            calls = [(model, usage) for model, usages in self.usage_data.items() for usage in usages]
+        own = {id(entry["usage"]): entry.get("cost") for entry in [*self.history]}
+        spent = Spending(seconds=self.seconds)
+        for model, usage in calls:
+            spent += Spending(
+                lm_calls=1,
+                input_tokens=usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+                output_tokens=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+                cost=self._prices.cost(model, usage, own.get(id(usage))),
+            )
+        return spent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
+        return self
+
+
+@contextmanager
+def metered(prices: Prices | None = None, **settings: Any) -> Iterator[Meter]:
+    """Run a block under the given DSPy settings and measure what it spends; `meter.spent` is whole after the block.
+
+    DSPy files every call in the `history` of the modules it was made in, the cost beside the very usage that it
+    reports to the tracker. So the meter stands among those modules too.
+    """
+    meter = Meter(dspy.settings.usage_tracker, prices or Prices())
+    callers = [*(dspy.settings.caller_modules or []), meter]
+    start = time.perf_counter()
+    with dspy.context(usage_tracker=meter, caller_modules=callers, **settings):
+        try:
+            yield meter
+        finally:
+            meter.seconds = time.perf_counter() - start
+
+
+def models_of(program: dspy.Module) -> list[dspy.BaseLM]:
+    """Return the language model of each predictor of a program, frozen ones included."""
+    models = [predictor.lm or dspy.settings.lm for _, predictor in program.named_sub_modules(dspy.Predict)]
+    return [model for model in models if model is not None]
+
+
+def check_prices(budget: Budget, program: dspy.Module, *models: dspy.BaseLM) -> None:
+    """Refuse a limit in dollars where a model of the program, or one of the others, has no known price.
+
+    Raises:
+        ValueError: Names the models.
+    """
+    if budget.limits.max_cost is None:
+        return
+    if unknown := budget.prices.look_up(lm.model for lm in (*models_of(program), *models)):
+        raise ValueError(
+            f"`max_cost` needs a price for {', '.join(unknown)}, but litellm's table has none. {WAY_OUT % unknown[0]}."
+        )

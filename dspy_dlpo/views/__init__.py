@@ -1,0 +1,1 @@
+"""What people see of a run: result, progress, explanation, plots, trackers, report."""

@@ -1,0 +1,205 @@
+"""Runs in MLflow and in Weights & Biases: give one of these listeners to `DLPOOptimizer(listeners=[...])`.
+
+Both keep the same: the settings as parameters, the numbers of each step as metrics, the final scores, and as files the
+program (`program.json`, for `dspy.Module.load`) and the report (`report.html`). The report shows prompts and examples;
+where those may not leave the machine, keep the tracker on it too.
+
+Scores, losses, gains and thresholds are on the metric's scale. Calls, tokens and `cost`, in dollars, are what the run
+had spent by the end of the step; `unparsed` replies and `lost` rollouts count from the start too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.descent.listeners import Listener
+from dspy_dlpo.runtime.budget import Budget
+from dspy_dlpo.views.result import DLPOResult
+
+_SECONDS_BETWEEN = 5.0
+_MOST_METRICS = 1000  # That MLflow takes in one call.
+
+
+class MLflowListener(Listener):
+    """Keeps a run in MLflow, in the experiment that is set there.
+
+    It is nested under the active run, such as that of `mlflow.dspy.autolog(log_compiles=True)`. A run that ends in an
+    exception is `FAILED`, one that is interrupted `KILLED`. The numbers of steps are sent together, every 5 seconds and
+    at the end, for a call of MLflow takes longer than a step may.
+
+    Args:
+        run_name: Name of the run. Default: MLflow makes one up.
+
+    Raises:
+        ImportError: If MLflow is not installed.
+    """
+
+    def __init__(self, run_name: str | None = None) -> None:
+        try:
+            import mlflow
+        except ImportError as error:
+            raise ImportError("MLflowListener needs MLflow: pip install 'dspy-dlpo[mlflow]'") from error
+        self._mlflow, self._run_name, self._run_id = mlflow, run_name, ""
+        self._waiting: list[Any] = []
+        self._sent = 0.0
+
+    def on_run_start(self, run: RunInfo, budget: Budget) -> None:
+        """Start a run with the settings as parameters, cut to the length that MLflow takes."""
+        from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+        self._run_id, self._waiting, self._sent = "", [], time.monotonic()  # Nothing of an earlier compilation goes on.
+        self._run_id = self._mlflow.start_run(run_name=self._run_name, nested=True).info.run_id
+        self._mlflow.log_params({name: _text(value)[:MAX_PARAM_VAL_LENGTH] for name, value in _parameters(run).items()})
+
+    def on_step_end(self, record: StepRecord) -> None:
+        """Log the numbers of the step, together with those of the next ones."""
+        if self._run_id:
+            now = int(1000 * time.time())
+            numbers = _metrics(record).items()
+            self._waiting += [self._mlflow.entities.Metric(name, value, now, record.step) for name, value in numbers]
+            if time.monotonic() - self._sent >= _SECONDS_BETWEEN:
+                self._send()
+
+    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+        """Log the final scores, the program and the report."""
+        if not self._run_id:
+            return
+        try:
+            self._send()
+            self._mlflow.log_metrics(_final_metrics(result), run_id=self._run_id)
+            with _files(result, program) as folder:
+                self._mlflow.log_artifacts(str(folder), run_id=self._run_id)
+        finally:
+            self._end("FINISHED")
+
+    def on_run_error(self, error: BaseException) -> None:
+        """Log what is left, and end the run as failed or killed."""
+        try:
+            self._send()
+        finally:
+            self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+    def _send(self) -> None:
+        client = self._mlflow.MlflowClient()
+        while self._run_id and self._waiting:
+            client.log_batch(self._run_id, metrics=self._waiting[:_MOST_METRICS])
+            del self._waiting[:_MOST_METRICS]
+        self._sent = time.monotonic()
+
+    def _end(self, status: str) -> None:
+        active = self._mlflow.active_run()
+        if active is not None and active.info.run_id == self._run_id:  # Not one of the user's, if ours never began.
+            self._mlflow.end_run(status)
+
+
+class WandbListener(Listener):
+    """Keeps a run in Weights & Biases, beside a run of the user's own. `WANDB_MODE=offline` keeps it on the machine.
+
+    Args:
+        settings: For `wandb.init`: `project`, `name`, `mode` and so on.
+
+    Raises:
+        ImportError: If wandb is not installed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("WandbListener needs wandb: pip install 'dspy-dlpo[wandb]'") from error
+        self._wandb, self._settings, self._run = wandb, settings, None
+
+    def on_run_start(self, run: RunInfo, budget: Budget) -> None:
+        """Start a run with the settings as its config."""
+        self._run = None  # As in MLflowListener.
+        self._run = self._wandb.init(reinit="create_new", config=_parameters(run), **self._settings)
+
+    def on_step_end(self, record: StepRecord) -> None:
+        """Log the numbers of the step."""
+        if self._run is not None:
+            self._run.log(_metrics(record), step=record.step)
+
+    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+        """Keep the final scores in the summary, and the program and the report as an artifact."""
+        if self._run is None:
+            return
+        try:
+            self._run.summary.update(_final_metrics(result))
+            artifact = self._wandb.Artifact(f"dlpo-{self._run.id}", type="run")
+            with _files(result, program) as folder:
+                artifact.add_dir(str(folder))
+                self._run.log_artifact(artifact)
+        finally:
+            self._run.finish()
+
+    def on_run_error(self, error: BaseException) -> None:
+        """End the run as failed."""
+        if self._run is not None:
+            self._run.finish(exit_code=1)
+
+
+def _parameters(run: RunInfo) -> dict[str, Any]:
+    about = {name: getattr(run, name) for name in ("program_name", "num_train", "num_val", "held_out")}
+    versions = {f"versions.{name}": version for name, version in run.versions.items()}
+    return {**run.settings, **about, **versions}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _metrics(record: StepRecord) -> dict[str, float]:
+    """Return the numbers of a step; those that it does not have are left out."""
+    trial, spent = record.trial, record.spent
+    caps = [request.max_edits for request in record.requests if request.max_edits is not None]
+    numbers = {
+        "score": record.score,
+        "loss": record.loss,
+        "best_score": record.best_score,
+        "num_candidates": len(record.candidates),
+        "accepted": None if trial is None else trial.accepted,
+        "trial_gain": None if trial is None else trial.gain,
+        "trial_examples": None if trial is None else len(trial.differences),
+        "threshold": None if trial is None else trial.threshold.level,
+        "temperature": None if trial is None else trial.threshold.because.get("temperature"),
+        "max_edits": max(caps, default=None),
+        "metric_calls": spent.metric_calls,
+        "lm_calls": spent.lm_calls,
+        "input_tokens": spent.input_tokens,
+        "output_tokens": spent.output_tokens,
+        "cost": spent.cost,
+        "unparsed": record.unparsed,
+        "lost": record.lost,
+    }
+    return {name: float(number) for name, number in numbers.items() if number is not None}
+
+
+def _final_metrics(result: DLPOResult) -> dict[str, float]:
+    gain = result.gain
+    return {
+        "val_score_before": result.val_aggregate_scores[0],
+        "val_score_after": result.val_aggregate_scores[result.best_idx],
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+    }
+
+
+@contextmanager
+def _files(result: DLPOResult, program: dspy.Module) -> Iterator[Path]:
+    """Write the program and the report into a folder that lasts for the block."""
+    from dspy_dlpo.views.report import save_report
+
+    with tempfile.TemporaryDirectory() as folder:
+        program.save(str(Path(folder, "program.json")))
+        save_report(result, Path(folder, "report.html"))
+        yield Path(folder)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import random
+import string
+from collections import Counter
+from typing import Any
+
+import dspy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dspy_dlpo.core.protection import Protection
+from dspy_dlpo.core.records import Candidate, Contrast, Point, TextualGradient, UpdateRequest
+from dspy_dlpo.core.sentences import Edit, count_edits
+from dspy_dlpo.core.tokens import count_tokens
+from dspy_dlpo.descent.update import Update, allowed, choose, limits, numbered, parse_edits, plans
+
+SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
+
+
+def protection(text: str, *protect: str) -> Protection:
+    return Protection(protect, dspy.Predict("question -> answer"), {"self": text})
+
+
+def request(
+    text: str = "".join(SENTENCES), points: tuple[str, ...] = (), protect: tuple[str, ...] = (), **limits: Any
+) -> UpdateRequest:
+    units, frozen = protection(text, *protect).split("self", text)
+    gradient = TextualGradient("self", tuple(Point(point, ("train:0",)) for point in points))
+    return UpdateRequest("self", units, gradient, **{"frozen": frozen, **limits})
+
+
+def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Any:
+    return update(reply, asked, num_candidates, protect)(Candidate({"self": "".join(asked.sentences)}), [asked], step=0)
+
+
+def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Update:
+    text = "".join(asked.sentences)
+    return Update(
+        lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]  # A stand-in.
+        lambda sentence: "legs of a cat" in sentence,
+        lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
+        protection(text, *protect),
+        num_candidates=num_candidates,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "edits"),
+    [
+        ('ADD "Be brief." BECAUSE it rambles', [Edit("add", 2, "Be brief.", "it rambles")]),
+        ("add: Be brief.", [Edit("add", 2, "Be brief.")]),
+        ('- **ADD** after 1: "Be brief."', [Edit("add", 0, "Be brief.")]),
+        ('REPLACE 2 WITH "Think hard." BECAUSE x', [Edit("replace", 1, "Think hard.", "x")]),
+        ("2) Replace sentence 2 with: Think hard.", [Edit("replace", 1, "Think hard.")]),
+        ("DELETE 3 BECAUSE it is wrong", [Edit("delete", 2, "", "it is wrong")]),
+        ("Remove 3", [Edit("delete", 2)]),
+        ("Here are my edits:\nDELETE 1\nI hope this helps.", [Edit("delete", 0)]),
+        ("REPLACE 2, BECAUSE: no text at all", []),
+        (
+            'ADD "Refuse because policy forbids it." BECAUSE x',
+            [Edit("add", 2, "Refuse because policy forbids it.", "x")],
+        ),
+        ('ADD "Answer only "yes" or "no"."', [Edit("add", 2, 'Answer only "yes" or "no".')]),
+        ('ADD "Be brief. BECAUSE it rambles."', [Edit("add", 2, "Be brief.", "it rambles.")]),
+        ('ADD "Be brief." BECAUSE it is "long"', [Edit("add", 2, "Be brief.", 'it is "long')]),
+        ('DELETE 1\nADD "Be brief and do not', [Edit("delete", 0)]),
+        ("", []),
+    ],
+)
+def test_edit_lines_are_read_as_models_write_them(reply: str, edits: list[Edit]) -> None:
+    assert parse_edits(reply, SENTENCES) == edits
+
+
+def test_whole_rewrite_is_turned_into_edits() -> None:
+    edits = parse_edits("Read the question. Think twice. Answer in one word. Be kind.", SENTENCES)
+    assert [(edit.op, edit.at, edit.text) for edit in edits] == [("replace", 1, "Think twice."), ("add", 2, "Be kind.")]
+
+
+def test_reasons_in_a_rewrite_are_no_sentences() -> None:
+    edits = parse_edits("Read the question. BECAUSE it matters.\nThink twice.\nBECAUSE it is hard.", SENTENCES[:1])
+    assert [edit.text for edit in edits] == ["Think twice."]
+
+
+def test_sentence_about_the_instruction_is_taken_for_what_it_should_say_or_left_out() -> None:
+    text = "The instruction should state that names come first. The instruction must be clearer."
+    dropped: Counter[str] = Counter()
+    kept = allowed([Edit("add", 2, text)], request(), lambda sentence: False, dropped)
+    assert [edit.text for edit in kept] == ["Names come first."]
+    assert dropped == {"nothing new": 1}
+
+
+def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
+    edits = parse_edits("Add the numbers, then double them.\nDelete nothing.", ("Read. ",))
+    assert [edit.text for edit in edits if edit.text] == ["Add the numbers, then double them.", "Delete nothing."]
+
+
+@pytest.mark.parametrize(
+    ("edit", "rule"),
+    [
+        (Edit("replace", 0, "Skip the question entirely."), "frozen sentence"),
+        (Edit("delete", 7), "no such sentence"),
+        (Edit("add", 2, "Think about it!"), "nothing new"),
+        (Edit("add", 2, "  "), "nothing new"),
+        (Edit("add", 2, "item=."), "no sentence"),
+        (Edit("add", 2, "(8 times)"), "no sentence"),
+        (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
+    ],
+)
+def test_edit_that_breaks_a_rule_is_dropped_and_counted(edit: Edit, rule: str) -> None:
+    dropped: Counter[str] = Counter()
+    assert allowed([edit], request(frozen=frozenset({0})), lambda sentence: "legs of a cat" in sentence, dropped) == []
+    assert dropped == {rule: 1}
+
+
+def test_added_text_of_three_sentences_counts_as_three_edits() -> None:
+    proposals = propose('ADD "Be brief now. Be kind always. Be right, please."', request(max_edits=2), 1)
+    (candidate,) = proposals.candidates
+    assert candidate.instructions["self"] == "".join(SENTENCES) + "\nBe brief now.\nBe kind always."
+    assert proposals.dropped == {"more edits than allowed": 1}
+
+
+def test_first_candidate_holds_the_sentences_of_the_critic_and_the_second_those_of_the_proposer() -> None:
+    first, second = propose('ADD "Be brief."', request(points=("Count the letters.",)), 2).candidates
+    assert first.instructions["self"].endswith("Count the letters.")
+    assert second.instructions["self"].endswith("Be brief.")
+
+
+def test_reply_that_is_missing_leaves_the_sentences_of_the_critic() -> None:
+    (candidate,) = propose(None, request(points=("Count the letters.",))).candidates
+    assert candidate.instructions["self"].endswith("Count the letters.")
+
+
+@given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6), st.integers(0, 1000))
+def test_choices_are_different_and_keep_the_cap(cap: int, proposed: int, own: int, seed: int) -> None:
+    pools = [
+        [Edit("add", 0, f"{who} {letter}") for letter in string.ascii_letters[:size]]
+        for who, size in (("model", proposed), ("critic", own))
+    ]
+    choices = choose(*pools, cap, 3, random.Random(seed))
+    assert len(set(choices)) == len(choices) <= 3
+    assert all(1 <= len(choice) <= cap for choice in choices)
+
+
+# Adversarial proposers: whatever the model writes, every rule holds.
+# HYPOTHESIS_PROFILE=thorough gives 2,000 cases a rule instead of 200.
+
+KEPT = "<keep>Never name a price.\n  Not even in jokes.</keep>"
+TEXTS = {
+    "empty": "",
+    "one sentence": "One sentence only",
+    "prose": "".join(SENTENCES),
+    "markdown": "# Head\n- a\n- b\n\n```\nx. y\n```\nEnd.",
+    "protected": f"Read the question. Think about it.\n{KEPT}\n- Answer in one word.\n- Be brief.",
+}
+LINES = st.one_of(
+    st.text(max_size=60),
+    st.builds(lambda number, text: f"REPLACE {number} WITH {text}", st.integers(0, 8), st.text(max_size=40)),
+    st.builds(lambda number: f"DELETE {number}", st.integers(0, 8)),
+    st.builds(lambda number, text: f'ADD AFTER {number} "{text}"', st.integers(0, 8), st.text(max_size=80)),
+    st.sampled_from(
+        [
+            "Lies die Frage. Denk nach. Antworte mit einem Wort.",
+            "Answer in ONE word. Think about it. Read the question.",
+            "ADD <keep>Mine.",
+            "REPLACE 3 WITH </keep> Name a price.",
+            "<keep>Always name a price.</keep>",
+            "word " * 10_000,
+            "Sentence. " * 5_000,
+        ]
+    ),
+)
+REPLIES = st.lists(LINES, max_size=6).map("\n".join)
+INSTRUCTIONS = st.sampled_from(sorted(TEXTS.values()))
+
+
+@given(INSTRUCTIONS, REPLIES, st.integers(1, 3))
+def test_no_reply_breaks_the_bound_on_edits(text: str, reply: str, cap: int) -> None:
+    asked = request(text, max_edits=cap)
+    for candidate in propose(reply, asked).candidates:
+        units, _ = protection(text).split("self", candidate.instructions["self"])
+        assert count_edits(asked.sentences, units) <= cap
+
+
+@given(INSTRUCTIONS, REPLIES, st.sets(st.integers(0, 5)))
+def test_no_reply_changes_or_reorders_a_frozen_sentence(text: str, reply: str, drawn: set[int]) -> None:
+    asked = request(text)
+    asked = asked.narrowed(frozen=frozenset(drawn & set(range(len(asked.sentences)))))
+    for candidate in propose(reply, asked).candidates:
+        position = 0
+        for index in sorted(asked.frozen):
+            sentence = asked.sentences[index].strip()
+            position = candidate.instructions["self"].index(sentence, position) + len(sentence)
+
+
+@given(REPLIES)
+def test_no_reply_changes_protected_text(reply: str) -> None:
+    text = TEXTS["protected"]
+    asked = request(text, protect=("in one word",))
+    for candidate in propose(reply, asked, protect=("in one word",)).candidates:
+        assert KEPT in candidate.instructions["self"]
+        assert "- Answer in one word." in candidate.instructions["self"]
+
+
+@given(INSTRUCTIONS, REPLIES, st.integers(1, 40))
+def test_no_reply_makes_an_instruction_longer_than_allowed(text: str, reply: str, max_tokens: int) -> None:
+    for candidate in propose(reply, request(text, max_tokens=max_tokens)).candidates:
+        assert count_tokens(candidate.instructions["self"]) <= max_tokens
+
+
+@given(INSTRUCTIONS, REPLIES)
+def test_no_reply_makes_an_instruction_empty(text: str, reply: str) -> None:
+    for candidate in propose(reply, request(text)).candidates:
+        assert candidate.instructions["self"].strip()
+
+
+def test_edits_of_policies_become_candidates_within_the_same_limits() -> None:
+    asked = request(frozen=frozenset({0}))
+    incumbent = Candidate({"self": "".join(asked.sentences)})
+    own = [(asked, (Edit("delete", at),)) for at in range(3)]
+    (candidate,) = update(None, asked, num_candidates=2).of_policies(incumbent, own).candidates
+    assert candidate.instructions["self"] == "Read the question. Answer in one word."
+    assert len(update(None, asked, num_candidates=3).of_policies(incumbent, own).candidates) == 2
+
+
+def test_edits_that_fit_survive_one_that_does_not() -> None:
+    long = "word " * 60
+    proposals = propose(f'ADD "{long}." \nADD "Be brief."\nDELETE 2', request(max_tokens=30), 1)
+    (candidate,) = proposals.candidates
+    assert candidate.instructions["self"] == "Read the question. Answer in one word.\nBe brief."
+    assert proposals.dropped == {"breaks a limit together with the others": 1}
+
+
+def test_deleting_every_sentence_is_no_candidate() -> None:
+    assert propose("DELETE 1", request("Be kind."), 1).candidates == ()
+
+
+def test_every_limit_is_told_to_the_proposer() -> None:
+    contrast = Contrast(("Be brief.",), ("Be long.",), 0.25)
+    words = "\n".join(
+        limits(
+            request(max_edits=1, max_tokens=50, frozen=frozenset({0, 2}), contrasts=(contrast,), directives=("Hm.",))
+        )
+    )
+    for limit in ("At most 1 edit.", "Leave as they are: 1, 3.", "at most 50 tokens", "Hm."):
+        assert limit in words
+    assert "Helped before (0.25): Be brief.\nDid harm before (0.25): Be long." in words
+
+
+def test_sentences_are_numbered_from_one() -> None:
+    assert numbered(SENTENCES) == "1. Read the question.\n2. Think about it.\n3. Answer in one word."
+    assert numbered(()) == "(empty)"
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({"a": "12", "b": "34"}, [{"a": "1", "b": "3"}, {"b": "3"}, {"a": "1"}, {"a": "2", "b": "4"}]),
+        ({"a": "12", "b": ""}, [{"a": "1"}, {"a": "2"}]),
+        ({"a": "1"}, [{"a": "1"}]),
+        ({}, []),
+    ],
+    ids=["two predictors", "one has no edit", "one predictor", "none"],
+)
+def test_first_choices_go_together_then_alone_the_most_blamed_first(choices: Any, expected: Any) -> None:
+    assert plans(choices, [name for name in ("b", "a") if name in choices]) == expected

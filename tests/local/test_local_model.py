@@ -1,0 +1,157 @@
+"""The machinery on a real language model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dspy
+import pytest
+from dspy.utils.exceptions import ContextWindowExceededError
+
+from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo.benchmarks.compare import Setting, compare
+from dspy_dlpo.benchmarks.tasks.registry import load_task
+from dspy_dlpo.local.engine import local_lm
+
+pytestmark = [pytest.mark.local_model, pytest.mark.timeout(1200)]
+
+FRUITS = ["apples", "pears", "plums", "figs", "limes", "melons"]
+
+
+@pytest.fixture(scope="module")
+def lm() -> Iterator[dspy.LM]:
+    model = local_lm("qwen2.5-coder-0.5b", max_tokens=60, num_ctx=2048)
+    yield model
+    model.engine.close()
+
+
+class CountAndReport(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = dspy.Predict("sentence -> count")
+        self.report = dspy.Predict("sentence, count -> report")
+
+    def forward(self, sentence: str) -> dspy.Prediction:
+        count = self.count(sentence=sentence).count
+        return self.report(sentence=sentence, count=count)
+
+
+def basket(number: int) -> dspy.Example:
+    fruit = FRUITS[number % len(FRUITS)]
+    example = dspy.Example(sentence=f"There are {number} {fruit} in the basket.", expected=f"{fruit.upper()}: {number}")
+    return example.with_inputs("sentence")
+
+
+def test_two_predictor_program_is_compiled_counted_and_saved(lm: dspy.LM, tmp_path: Path) -> None:
+    calls = []
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+        calls.append(example)
+        right = example.expected in prediction.report
+        feedback = "" if right else "The report is the fruit in capital letters, a colon and the number."
+        return dspy.Prediction(score=right, feedback=feedback)
+
+    trainset, valset = [basket(number) for number in range(2, 10)], [basket(number) for number in range(10, 14)]
+    with dspy.context(lm=lm):
+        program = CountAndReport()
+        optimizer = DLPOOptimizer(
+            metric=metric, num_steps=2, batch_size=2, max_trial_examples=4, num_threads=2, verbose=False
+        )
+        optimized = optimizer.compile(program, trainset=trainset, valset=valset)
+        result = optimized.detailed_results
+        assert result.total_metric_calls == len(calls)
+        assert result.spent.lm_calls >= 2 * result.total_metric_calls
+        assert result.spent.output_tokens > 0
+        scored = dspy.Evaluate(devset=valset, metric=metric, num_threads=1, display_progress=False)(optimized)
+        assert scored.score / 100 == pytest.approx(result.val_aggregate_scores[result.best_idx])
+
+        optimized.save(tmp_path / "program.json")
+        loaded = CountAndReport()
+        loaded.load(tmp_path / "program.json")
+        sentence = valset[0].sentence
+        assert loaded(sentence=sentence).report == optimized(sentence=sentence).report
+    for name, predictor in loaded.named_predictors():
+        assert predictor.signature.instructions == result.best_candidate[name]
+
+
+def test_answers_are_repeatable_bounded_and_safe_from_many_threads(lm: dspy.LM) -> None:
+    def ask(number: int) -> str:
+        return str(lm(f"Say only the number {number}.", cache=False, max_tokens=5)[0])
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    assert all(str(number) in answer for number, answer in enumerate(answers))
+    assert lm.history[-1]["usage"]["completion_tokens"] <= 5
+
+
+def test_stop_seed_and_temperature_are_honoured(lm: dspy.LM) -> None:
+    counted = lm("Count from 1 to 9 with spaces between.", stop=["5"], cache=False)[0]
+    assert "5" not in counted
+    options = {"temperature": 1.5, "max_tokens": 12, "cache": False}
+    one, again, other = (lm("Make up a word.", seed=seed, **options)[0] for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_equal_request_is_answered_from_the_cache_of_dspy(lm: dspy.LM) -> None:
+    with dspy.track_usage() as usage:
+        first = lm("Name a colour.")
+        assert lm("Name a colour.") == first
+    assert len(next(iter(usage.usage_data.values()))) == 1
+
+
+def test_prompt_longer_than_the_context_says_so(lm: dspy.LM) -> None:
+    with pytest.raises(ContextWindowExceededError, match="raise `num_ctx`"):
+        lm("word " * 5000)
+
+
+def test_saved_program_brings_its_model_back(lm: dspy.LM, tmp_path: Path) -> None:
+    program = dspy.Predict("question -> answer")
+    program.lm = lm
+    program.save(tmp_path / "program.json")
+    loaded = dspy.Predict("question -> answer")
+    loaded.load(tmp_path / "program.json", allow_unsafe_lm_state=True)
+    assert loaded.lm.model == lm.model
+    assert loaded.lm.engine.path == lm.engine.path
+
+
+def test_slice_of_the_comparison_runs_on_the_model_and_keeps_its_results(lm: dspy.LM, tmp_path: Path) -> None:
+    counts = [
+        f"I have {number} {FRUITS[number % 6]} and {number % 3 + 2} {FRUITS[(number + 1) % 6]}."
+        for number in range(2, 18)
+    ]
+    rows = [
+        {
+            "id": f"own-{number}",
+            "question": f"{text} How many pieces of fruit is that?",
+            "answer": str(sum(map(int, re.findall(r"\d+", text)))),
+            "subtask": "object_counting",
+        }
+        for number, text in enumerate(counts)
+    ]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def setup(seed: int) -> Setting:
+        task = load_task("bbh/object_counting", data_dir=tmp_path, seed=seed, sizes=(8, 4, 4))
+        return Setting(task, lm.copy(), lm.copy(max_tokens=100))
+
+    cells = compare(
+        {"counting": setup},
+        ["none", "dlpo"],
+        folder=tmp_path,
+        max_metric_calls=45,
+        seeds=[0],
+        curves=False,
+        verbose=False,
+    )
+    assert [cell.failed or cell.skipped for cell in cells] == ["", ""]
+    assert all(cell.score is not None and 0 <= cell.score <= 1 and len(cell.scores) == 4 for cell in cells)
+    assert 0 < cells[1].metric_calls <= 45 and cells[1].lm_calls > 0
+    kept = (tmp_path / "cells.jsonl").read_text()
+    assert kept.count("\n") == 2
+    assert not any(row["question"] in kept for row in rows)
