@@ -272,7 +272,7 @@ def test_instruction_inside_data_or_model_output_moves_nobody(
 
     if not is_fenced:
         for place in ("backward", "update"):
-            monkeypatch.setattr(f"dspy_dlpo.{place}.fenced", lambda text: f"<data>\n{text}\n</data>")
+            monkeypatch.setattr(f"dspy_dlpo.descent.{place}.fenced", lambda text: f"<data>\n{text}\n</data>")
     record = one_step(make, two_steps(), obedient, metric=attacked, batch_size=9, critic_chunk_size=2)
     texts = " ".join(text for each in record.candidates for text in each.instructions.values())
     assert "Be brief." in texts or not is_fenced
