@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from dspy_dlpo.core.records import StepRecord
 from dspy_dlpo.core.visible import visible
 from dspy_dlpo.local import quickstart as orders
 from dspy_dlpo.runtime.prices import dollars
@@ -133,7 +132,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
         table.add_row(
             str(record.step + 1),
             f"{record.score:.3f}",
-            _outcome(record),
+            record.outcome,
             f"{trial.gain:+.3f}" if trial else "",
             str(len(trial.differences)) if trial else "",
             f"{record.best_score:.3f}",
@@ -324,19 +323,13 @@ def _summary(path: Path, result: DLPOResult) -> dict[str, Any]:
     }
 
 
-def _outcome(record: StepRecord) -> str:
-    if record.trial is None:
-        return record.skipped
-    return "accepted" if record.accepted else "refused"
-
-
 def _tried(result: DLPOResult, step: int) -> str:
     """Return the id of the candidate that a step, counted from 1, compared with the incumbent."""
     if step > len(result.history):
         raise ValueError(f"`--step` must be at most {len(result.history)}, the steps of the run, but got {step}.")
     trial = result.history[step - 1].trial
     if trial is None:
-        raise ValueError(f"Step {step} tried nothing ({result.history[step - 1].skipped}). Give another step.")
+        raise ValueError(f"Step {step} tried nothing ({result.history[step - 1].outcome}). Give another step.")
     return trial.candidate
 
 

@@ -201,7 +201,7 @@ def test_step_that_tried_nothing_or_is_not_there_is_told(lm: dspy.LM, make: Any,
     told = call("export", tmp_path, "--step", idle.step + 1)
     assert (told.exit_code, told.stderr) == (
         1,
-        f"dspy-dlpo: Step {idle.step + 1} tried nothing ({idle.skipped}). Give another step.\n",
+        f"dspy-dlpo: Step {idle.step + 1} tried nothing ({idle.outcome}). Give another step.\n",
     )
     assert "`--step` must be at most" in call("export", tmp_path, "--step", 99).stderr
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -255,6 +256,7 @@ class Trial:
         population: Number of examples from which these were drawn without replacement.
         threshold: What the mean difference had to exceed.
         accepted: Whether it did, as far as the test could tell.
+        examples: The example of each difference.
     """
 
     candidate: str
@@ -263,11 +265,24 @@ class Trial:
     population: int
     threshold: Threshold
     accepted: bool
+    examples: tuple[str, ...] = ()
 
     @property
     def gain(self) -> float:
         """The mean paired difference, on the metric's scale; 0 without examples."""
         return sum(self.differences) / len(self.differences) if self.differences else 0.0
+
+
+class Outcome(StrEnum):
+    """What came of a step."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    PERFECT_MINIBATCH = "perfect minibatch"
+    MINIBATCH_LOST = "minibatch lost"
+    NO_GRADIENT = "no gradient"
+    NO_USABLE_EDIT = "no usable edit"
+    BUDGET_SPENT = "the budget is spent"
 
 
 @dataclass(frozen=True)
@@ -290,8 +305,7 @@ class StepRecord:
         dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
         race: Mean gain on the first examples of the trial, for each candidate up to the first that was ahead.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
-        skipped: Why the step ended early: `perfect minibatch`, `minibatch lost`, `no gradient`, `no usable edit`,
-            `the budget is spent`; empty otherwise.
+        skipped: Why no trial took place; None if one did. `outcome` is what to show.
         best: Id of the best candidate on the valset after the step.
         best_score: Its mean score on the validation examples it was scored on.
         unparsed: Critic and proposer calls so far without a usable reply, even when asked for again.
@@ -312,7 +326,7 @@ class StepRecord:
     dropped_edits: Mapping[str, int] = field(default_factory=dict)
     race: tuple[float, ...] = ()
     trial: Trial | None = None
-    skipped: str = ""
+    skipped: Outcome | None = None
     best: str = ""
     best_score: float = 0.0
     unparsed: int = 0
@@ -325,9 +339,51 @@ class StepRecord:
         return self.top_score - self.loss
 
     @property
+    def outcome(self) -> Outcome:
+        """What came of the step."""
+        if self.trial is None:
+            return self.skipped or Outcome.NO_USABLE_EDIT
+        return Outcome.ACCEPTED if self.trial.accepted else Outcome.REFUSED
+
+    @property
     def accepted(self) -> bool:
         """Whether the step moved the incumbent."""
-        return self.trial is not None and self.trial.accepted
+        return self.outcome is Outcome.ACCEPTED
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature of the decision, on the metric's scale; None without a trial or without annealing."""
+        return self.trial.threshold.because.get("temperature") if self.trial else None
+
+    @property
+    def max_edits(self) -> int | None:
+        """Most sentences that a candidate could edit in one predictor; None if nothing limited them."""
+        caps = [request.max_edits for request in self.requests]
+        return None if None in caps else max((cap for cap in caps if cap is not None), default=None)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the figures of the step by name, for tables and trackers; those that it does not have are left out."""
+        trial, spent = self.trial, self.spent
+        known = {
+            "score": self.score,
+            "loss": self.loss,
+            "best_score": self.best_score,
+            "num_candidates": len(self.candidates),
+            "accepted": None if trial is None else trial.accepted,
+            "trial_gain": None if trial is None else trial.gain,
+            "trial_examples": None if trial is None else len(trial.differences),
+            "threshold": None if trial is None else trial.threshold.level,
+            "temperature": self.temperature,
+            "max_edits": self.max_edits,
+            "metric_calls": spent.metric_calls,
+            "lm_calls": spent.lm_calls,
+            "input_tokens": spent.input_tokens,
+            "output_tokens": spent.output_tokens,
+            "cost": spent.cost,
+            "unparsed": self.unparsed,
+            "lost": self.lost,
+        }
+        return {name: float(number) for name, number in known.items() if number is not None}
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 
 from dspy_dlpo.core.records import Candidate, RunInfo, StepRecord
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
-
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Listener:
             record: All that the step did, and what the run had spent by its end.
         """
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Hear how the run ended.
 
         Args:
@@ -85,7 +83,7 @@ class Listeners(Listener):
         """Tell all."""
         self._tell("on_step_end", record)
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Tell all."""
         self._tell("on_run_end", result, program)
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import (
     Candidate,
+    Outcome,
     Rollout,
     Spending,
     StepRecord,
@@ -37,7 +38,6 @@ from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
 
 MAX_IDLE_STEPS = 10
-BUDGET_SPENT = "the budget is spent"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Loop:
                     walk.choice.enter(walk.incumbent, is_ahead=trial.gain > 0)
         except BudgetSpent as limit:
             walk.stopped = str(limit)
-            record = replace(record, skipped="" if record.trial else BUDGET_SPENT)
+            record = replace(record, skipped=None if record.trial else Outcome.BUDGET_SPENT)
         return self.learn(walk, record)
 
     def propose(self, walk: Walk, record: StepRecord, rollouts: Sequence[Rollout], ctx: StepContext) -> StepRecord:
@@ -207,7 +207,7 @@ class Loop:
             if candidate.id not in walk.seen:  # Its first parent is where it came from.
                 walk.seen[candidate.id] = candidate
                 self.listener.on_candidate(candidate, record.step)
-        why = "no usable edit" if gradients else "no gradient" if failing else "perfect minibatch"
+        why = Outcome.NO_USABLE_EDIT if gradients else Outcome.NO_GRADIENT if failing else Outcome.PERFECT_MINIBATCH
         return replace(
             record,
             failures=tuple(replace(rollout, spent=Spending()) for rollout in failing),
@@ -216,7 +216,7 @@ class Loop:
             requests=tuple(requests),
             candidates=proposals.candidates,
             dropped_edits=proposals.dropped,
-            skipped="" if proposals.candidates else why if rollouts else "minibatch lost",
+            skipped=None if proposals.candidates else why if rollouts else Outcome.MINIBATCH_LOST,
         )
 
     def narrow(
@@ -315,7 +315,7 @@ class Loop:
     def reason_to_stop(self, walk: Walk, idle: int) -> str:
         """Return why the run is over, empty if it is not."""
         trainset, top = self.settings.trainset, self.settings.score_range[1]
-        if walk.history[-1].skipped == "perfect minibatch" and all(
+        if walk.history[-1].outcome is Outcome.PERFECT_MINIBATCH and all(
             self.forward.score(walk.incumbent, example) == top for example in trainset
         ):
             return "the program is perfect on the whole trainset"

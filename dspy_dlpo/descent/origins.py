@@ -6,13 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from dspy_dlpo.core.records import Candidate, Point, StepRecord
 from dspy_dlpo.core.sentences import Edit, growth, split
-
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
+from dspy_dlpo.descent.outcome import RunResult
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Explanation:
         )
 
 
-def provenance(result: DLPOResult, predictor: str, candidate: str | None = None) -> tuple[Origin, ...]:
+def provenance(result: RunResult, predictor: str, candidate: str | None = None) -> tuple[Origin, ...]:
     """Return the sentences of an instruction, each with its origin.
 
     The edits are followed from the student to the candidate, letter by letter: where a later split joins or cuts

@@ -29,7 +29,7 @@ from dspy_dlpo.runtime.fingerprint import HASH
 LEDGER = "ledger.sqlite"
 """Name of the file in the run's folder."""
 
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 _APPLICATION_ID = 0x444C504F  # "DLPO"
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

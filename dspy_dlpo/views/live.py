@@ -20,12 +20,12 @@ from rich.text import Text
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.descent.acceptance import looks
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain, mean_interval
 from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten
 from dspy_dlpo.views.progress import Progress
-from dspy_dlpo.views.result import DLPOResult
 
 _PAUSE = 0.25  # Seconds from one drawing to the next.
 _MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
@@ -93,7 +93,7 @@ class LiveView(Progress):
         """Take the step in; the next drawing shows it."""
         self._records.append(record)
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Leave the last state on the terminal, and print how the run ended below it."""
         self._close(result.stopped)
         super().on_run_end(result, program)
@@ -155,7 +155,7 @@ class LiveView(Progress):
             lines.append(mark, _KINDS[mark][0])
         counts = (f"{marks.count(mark)} {word}" for mark, (_, word) in _KINDS.items() if mark in marks)
         lines.append(f"  {', '.join(counts)}\n")
-        temperatures = [each.trial.threshold.because.get("temperature") for each in self._records if each.trial]
+        temperatures = [each.temperature for each in self._records if each.trial]
         if temperatures and temperatures[-1] is not None:
             self._tell(lines, "temperature", f"{temperatures[-1]:.3g}")
         caps = [{request.max_edits for request in each.requests} for each in self._records if each.requests]
@@ -216,14 +216,14 @@ def _outcome(record: StepRecord, run: RunInfo) -> str:
     """Return what came of a step in words, with an interval that allows for the race and for an early end."""
     trial = record.trial
     if trial is None:
-        return record.skipped
+        return record.outcome
     if not trial.differences:
         return "refused, all examples were lost"
     low, high = run.settings["score_range"]
     early = len(trial.differences) < trial.population
     chances = max(len(record.race), 1) * (len(looks(trial.population, run.settings["batch_size"])) if early else 1)
     ends = mean_interval(trial.differences, low - high, high - low, 1 - (1 - Gain.confidence) / chances)
-    return f"{'accepted' if trial.accepted else 'refused'}, {Gain(trial.gain, *ends, len(trial.differences))}"
+    return f"{record.outcome}, {Gain(trial.gain, *ends, len(trial.differences))}"
 
 
 def _amount(name: str, amount: float) -> str:

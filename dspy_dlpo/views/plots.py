@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.descent.outcome import RunResult
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-    from dspy_dlpo.views.result import DLPOResult
 
 _INSTALL = "Install the extra with: pip install 'dspy-dlpo[plot]'"
 _AXES = {
@@ -24,7 +24,7 @@ _AXES = {
 }
 
 
-def step_rows(result: DLPOResult) -> list[dict[str, Any]]:
+def step_rows(result: RunResult) -> list[dict[str, Any]]:
     """Return the numbers and the decision of each step, by column; None where a step had none.
 
     What policies gave as reasons for the threshold (`temperature`, `draw`, ...) has columns of its own.
@@ -47,7 +47,7 @@ def _row(record: StepRecord) -> dict[str, Any]:
         "num_examples": len(trial.differences) if trial else 0,
         "threshold": trial.threshold.level if trial else None,
         "accepted": record.accepted,
-        "skipped": record.skipped,
+        "outcome": record.outcome.value,
         "best": record.best,
         "best_score": record.best_score,
         **asdict(record.spent),
@@ -55,7 +55,7 @@ def _row(record: StepRecord) -> dict[str, Any]:
     }
 
 
-def steps_table(result: DLPOResult) -> pandas.DataFrame:
+def steps_table(result: RunResult) -> pandas.DataFrame:
     """Return `step_rows` as a table; `DLPOResult.to_pandas` documents it."""
     try:
         import pandas
@@ -64,7 +64,7 @@ def steps_table(result: DLPOResult) -> pandas.DataFrame:
     return pandas.DataFrame(step_rows(result))
 
 
-def plot_scores(result: DLPOResult, ax: Axes | None, x: str) -> Axes:
+def plot_scores(result: RunResult, ax: Axes | None, x: str) -> Axes:
     """Draw the scores of a run; `DLPOResult.plot` documents it."""
     if x not in _AXES:
         raise ValueError(f"`x` must be one of {sorted(_AXES)}, but got x={x!r}.")

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.prices import dollars
-from dspy_dlpo.views.result import DLPOResult
 
 
 def progress() -> Progress:
@@ -38,7 +38,7 @@ class Progress(Listener):
     def on_step_end(self, record: StepRecord) -> None:
         """Print the step."""
         if record.trial is None:
-            outcome = record.skipped
+            outcome: str = record.outcome
         else:
             word = "accepted" if record.accepted else "refused"
             outcome = f"{word} ({record.trial.gain:+.3f} on {len(record.trial.differences)} examples)"
@@ -47,7 +47,7 @@ class Progress(Listener):
             f"{outcome}; best {record.best_score:.3f} on the valset; {self._budget.progress(record.spent)}"
         )
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Print how the run ended."""
         before, after = result.val_aggregate_scores[0], result.val_aggregate_scores[result.best_idx]
         gain = f"gain {result.gain}" if result.best_idx else "gain 0, no candidate was better than the student"

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import dspy
 
-from dspy_dlpo.core.records import Candidate, RunInfo, Spending, StepRecord
+from dspy_dlpo.core.records import Spending
 from dspy_dlpo.descent.loop import Walk
 from dspy_dlpo.descent.origins import Explanation, provenance
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data, check_examples
@@ -53,51 +54,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class DLPOResult:
-    """The course of a run: `program.detailed_results`, as plain data.
-
-    Attributes:
-        candidates: The student first, then every candidate that was scored on the valset, in order of appearance.
-        val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
-        num_val_examples: On how many that was; the student and the best have the whole valset, if the limits reached so
-            far.
-        best_idx: Index of the candidate that was returned.
-        gain: Its gain over the student on the valset; the interval allows for its having been chosen there. Exactly 0
-            if the student was returned. If no valset could be held out, the examples also made the candidates: then
-            the gain looks too good, which no interval can mend; see `evaluate`.
-        history: One record a step.
-        spent: What the run cost.
-        stopped: Why it ended.
-        log_dir: Where its ledger is; None if it was kept in memory.
-        seed: The run's seed.
-        score_range: Lowest and highest score of the metric.
-        failure_score: Score of an example on which the program or the metric raised.
-        run: What it was made with.
-    """
-
-    candidates: tuple[Candidate, ...]
-    val_aggregate_scores: tuple[float, ...]
-    num_val_examples: tuple[int, ...]
-    best_idx: int
-    gain: Gain
-    history: tuple[StepRecord, ...]
-    spent: Spending
-    stopped: str
-    log_dir: str | None
-    seed: int
-    score_range: tuple[float, float]
-    failure_score: float
-    run: RunInfo
-
-    @property
-    def best_candidate(self) -> Mapping[str, str]:
-        """The instructions that were chosen, by predictor."""
-        return self.candidates[self.best_idx].instructions
-
-    @property
-    def total_metric_calls(self) -> int:
-        """How often the metric was called."""
-        return self.spent.metric_calls
+class DLPOResult(RunResult):
+    """The course of a run: `program.detailed_results`. The attributes are those of `RunResult`."""
 
     def evaluate(
         self,

@@ -22,8 +22,8 @@ import dspy
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
-from dspy_dlpo.views.result import DLPOResult
 
 _SECONDS_BETWEEN = 5.0
 _MOST_METRICS = 1000  # That MLflow takes in one call.
@@ -64,12 +64,12 @@ class MLflowListener(Listener):
         """Log the numbers of the step, together with those of the next ones."""
         if self._run_id:
             now = int(1000 * time.time())
-            numbers = _metrics(record).items()
+            numbers = record.numbers().items()
             self._waiting += [self._mlflow.entities.Metric(name, value, now, record.step) for name, value in numbers]
             if time.monotonic() - self._sent >= _SECONDS_BETWEEN:
                 self._send()
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Log the final scores, the program and the report."""
         if not self._run_id:
             return
@@ -126,9 +126,9 @@ class WandbListener(Listener):
     def on_step_end(self, record: StepRecord) -> None:
         """Log the numbers of the step."""
         if self._run is not None:
-            self._run.log(_metrics(record), step=record.step)
+            self._run.log(record.numbers(), step=record.step)
 
-    def on_run_end(self, result: DLPOResult, program: dspy.Module) -> None:
+    def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Keep the final scores in the summary, and the program and the report as an artifact."""
         if self._run is None:
             return
@@ -157,33 +157,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _metrics(record: StepRecord) -> dict[str, float]:
-    """Return the numbers of a step; those that it does not have are left out."""
-    trial, spent = record.trial, record.spent
-    caps = [request.max_edits for request in record.requests if request.max_edits is not None]
-    numbers = {
-        "score": record.score,
-        "loss": record.loss,
-        "best_score": record.best_score,
-        "num_candidates": len(record.candidates),
-        "accepted": None if trial is None else trial.accepted,
-        "trial_gain": None if trial is None else trial.gain,
-        "trial_examples": None if trial is None else len(trial.differences),
-        "threshold": None if trial is None else trial.threshold.level,
-        "temperature": None if trial is None else trial.threshold.because.get("temperature"),
-        "max_edits": max(caps, default=None),
-        "metric_calls": spent.metric_calls,
-        "lm_calls": spent.lm_calls,
-        "input_tokens": spent.input_tokens,
-        "output_tokens": spent.output_tokens,
-        "cost": spent.cost,
-        "unparsed": record.unparsed,
-        "lost": record.lost,
-    }
-    return {name: float(number) for name, number in numbers.items() if number is not None}
-
-
-def _final_metrics(result: DLPOResult) -> dict[str, float]:
+def _final_metrics(result: RunResult) -> dict[str, float]:
     gain = result.gain
     return {
         "val_score_before": result.val_aggregate_scores[0],
@@ -195,7 +169,7 @@ def _final_metrics(result: DLPOResult) -> dict[str, float]:
 
 
 @contextmanager
-def _files(result: DLPOResult, program: dspy.Module) -> Iterator[Path]:
+def _files(result: RunResult, program: dspy.Module) -> Iterator[Path]:
     """Write the program and the report into a folder that lasts for the block."""
     from dspy_dlpo.views.report import save_report
 

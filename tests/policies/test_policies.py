@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from dspy_dlpo.core.records import Candidate, Point, StepRecord, TextualGradient, Threshold, Trial, UpdateRequest
+from dspy_dlpo.core.records import (
+    Candidate,
+    Outcome,
+    Point,
+    StepRecord,
+    TextualGradient,
+    Threshold,
+    Trial,
+    UpdateRequest,
+)
 from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.policies import (
     PRESETS,
@@ -106,7 +115,7 @@ def test_any_policy_is_silent_when_it_has_nothing_to_say(make_policy: Any) -> No
     narrowed = policy.narrow(empty, policy.init([empty]), StepContext(0, 0))
     assert (narrowed.sentences, narrowed.frozen, narrowed.memory, narrowed.contrasts) == ((), frozenset(), (), ())
     assert policy.propose(empty, policy.init([empty]), StepContext(0, 0)) == ()
-    skipped = StepRecord(0, INCUMBENT.id, ("train:0",), 0.0, skipped="perfect minibatch")
+    skipped = StepRecord(0, INCUMBENT.id, ("train:0",), 0.0, skipped=Outcome.PERFECT_MINIBATCH)
     policy.learn(skipped, policy.init([empty]))
 
 

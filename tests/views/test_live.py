@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dspy_dlpo.benchmarks.simulation.scripted import fields
-from dspy_dlpo.core.records import Candidate, RunInfo, Spending, StepRecord, Threshold, Trial, UpdateRequest
+from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRecord, Threshold, Trial, UpdateRequest
 from dspy_dlpo.core.records import TextualGradient as Gradient
 from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.runtime.budget import Budget, Limits
@@ -53,7 +53,9 @@ def drawn(*records: StepRecord, width: int = 100, budget: Budget | None = None, 
 
 def test_panel_shows_scores_history_schedules_and_the_change_with_its_reason() -> None:
     add = Edit("add", 1, "Name the year.", reason="years were missing")
-    lines = drawn(make_step(add), make_step(Edit("delete", 0), accepted=False), make_step(trial=None, skipped="none"))
+    lines = drawn(
+        make_step(add), make_step(Edit("delete", 0), accepted=False), make_step(trial=None, skipped=Outcome.NO_GRADIENT)
+    )
     for expected in (
         "valset        best 0.250, student 0.250",
         "incumbent     0.500 on the minibatch (2 examples)",

@@ -18,6 +18,7 @@ import pytest
 from dspy_dlpo.core.records import (
     Call,
     Candidate,
+    Outcome,
     Point,
     Rollout,
     RunInfo,
@@ -103,7 +104,7 @@ def made_up(num_steps: int = 12, say: Callable[[str], str] = said) -> DLPOResult
             spent=spent,
         )
         if perfect:
-            record = replace(record, skipped="perfect minibatch")
+            record = replace(record, skipped=Outcome.PERFECT_MINIBATCH)
         else:
             record = replace(
                 record,
@@ -323,7 +324,7 @@ def test_spending_of_the_steps_adds_up_to_that_of_the_run() -> None:
 
 def test_minibatch_that_was_lost_has_no_score() -> None:
     result = made_up(3)
-    lost = replace(result.history[1], minibatch=(), loss=0.0, trial=None, skipped="minibatch lost")
+    lost = replace(result.history[1], minibatch=(), loss=0.0, trial=None, skipped=Outcome.MINIBATCH_LOST)
     result = replace(result, history=(result.history[0], lost, result.history[2]))
     marks = score_chart(result, step_views(result)).marks
     assert [x for x, *_ in marks] == [0, 100]

@@ -10,22 +10,20 @@ import base64
 import hashlib
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dspy_dlpo.core.visible import visible
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.views.report import words
 from dspy_dlpo.views.report.charts import schedules, score_chart, spending_charts
 from dspy_dlpo.views.report.view import prompts, step_views, visits
 
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
 
-
-def save_report(result: DLPOResult, path: str | Path) -> Path:
+def save_report(result: RunResult, path: str | Path) -> Path:
     """Write a run as one HTML page.
 
     Args:
@@ -41,7 +39,7 @@ def save_report(result: DLPOResult, path: str | Path) -> Path:
     return path
 
 
-def render(result: DLPOResult) -> str:
+def render(result: RunResult) -> str:
     """Return the page as HTML."""
     environment = Environment(
         loader=PackageLoader("dspy_dlpo.views", "report"),

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.views.report.view import StepView
 from dspy_dlpo.views.report.words import duration
-
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Chart:
     total: str = ""
 
 
-def score_chart(result: DLPOResult, steps: Sequence[StepView]) -> Chart:
+def score_chart(result: RunResult, steps: Sequence[StepView]) -> Chart:
     """Show the incumbent's score on its minibatch, the best on the valset, and what came of each step."""
     low, high = result.score_range
     ticks = [high - (high - low) * quarter / 4 for quarter in range(5)]

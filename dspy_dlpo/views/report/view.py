@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dspy_dlpo.core.records import Candidate, Spending, StepRecord
 from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.descent.origins import Origin, provenance
+from dspy_dlpo.descent.outcome import RunResult
 
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
-
-Outcome = Literal["accepted", "refused", "skipped"]
+Mark = Literal["accepted", "refused", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class StepView:
     """
 
     record: StepRecord
-    outcome: Outcome
+    outcome: Mark
     spent: Spending
     candidates: tuple[CandidateView, ...]
 
@@ -86,12 +84,12 @@ class StepView:
     @property
     def temperature(self) -> float | None:
         """The temperature of its decision; None if it came to none, or without annealing."""
-        return self.record.trial.threshold.because.get("temperature") if self.record.trial else None
+        return self.record.temperature
 
     @property
     def max_edits(self) -> int | None:
-        """The smallest cap on edits; None if there was none."""
-        return min((each.max_edits for each in self.record.requests if each.max_edits is not None), default=None)
+        """Most sentences that a candidate could edit in one predictor; None if nothing limited them."""
+        return self.record.max_edits
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -140,18 +138,18 @@ class PromptView:
     changed: bool
 
 
-def step_views(result: DLPOResult) -> list[StepView]:
+def step_views(result: RunResult) -> list[StepView]:
     """Return the steps."""
     views, before = [], Spending()
     for record in result.history:
-        outcome: Outcome = "accepted" if record.accepted else "refused" if record.trial else "skipped"
+        outcome: Mark = "accepted" if record.accepted else "refused" if record.trial else "skipped"
         candidates = tuple(_candidate_view(record, number) for number in range(len(record.candidates)))
         views.append(StepView(record, outcome, _since(before, record.spent), candidates))
         before = record.spent
     return views
 
 
-def visits(result: DLPOResult, steps: Sequence[StepView]) -> list[Visit]:
+def visits(result: RunResult, steps: Sequence[StepView]) -> list[Visit]:
     """Return the walk from the student through the incumbents, each with what was refused there."""
     sizes = zip(result.val_aggregate_scores, result.num_val_examples, strict=True)
     scores = {candidate.id: found for candidate, found in zip(result.candidates, sizes, strict=True)}
@@ -168,7 +166,7 @@ def visits(result: DLPOResult, steps: Sequence[StepView]) -> list[Visit]:
     return walk
 
 
-def prompts(result: DLPOResult) -> list[PromptView]:
+def prompts(result: RunResult) -> list[PromptView]:
     """Return the final instructions."""
     before = result.run.student.instructions
     return [

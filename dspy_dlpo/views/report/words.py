@@ -6,12 +6,10 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
-
-if TYPE_CHECKING:
-    from dspy_dlpo.views.result import DLPOResult
 
 NONE = "–"
 
@@ -31,7 +29,7 @@ class Headline:
     cautions: tuple[str, ...]
 
 
-def headline(result: DLPOResult) -> Headline:
+def headline(result: RunResult) -> Headline:
     """Say what came of a run, and how far to believe it."""
     gain = result.gain
     tone, cautions = "nothing", []

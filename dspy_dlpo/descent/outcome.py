@@ -1,0 +1,62 @@
+"""What a run found, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dspy_dlpo.core.records import Candidate, RunInfo, Spending, StepRecord
+from dspy_dlpo.descent.statistics import Gain
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The course of a run and what it chose.
+
+    Attributes:
+        candidates: The student first, then every candidate that was scored on the valset, in order of appearance.
+        val_aggregate_scores: Mean score of each candidate on the validation examples it was scored on.
+        num_val_examples: On how many that was; the student and the best have the whole valset, if the limits reached so
+            far.
+        best_idx: Index of the candidate that was returned.
+        gain: Its gain over the student on the valset; the interval allows for its having been chosen there. Exactly 0
+            if the student was returned. If no valset could be held out, the examples also made the candidates: then
+            the gain looks too good, which no interval can mend; see `DLPOResult.evaluate`.
+        history: One record a step.
+        spent: What the run cost.
+        stopped: Why it ended.
+        log_dir: Where its ledger is; None if it was kept in memory.
+        seed: The run's seed.
+        score_range: Lowest and highest score of the metric.
+        failure_score: Score of an example on which the program or the metric raised.
+        run: What it was made with.
+    """
+
+    candidates: tuple[Candidate, ...]
+    val_aggregate_scores: tuple[float, ...]
+    num_val_examples: tuple[int, ...]
+    best_idx: int
+    gain: Gain
+    history: tuple[StepRecord, ...]
+    spent: Spending
+    stopped: str
+    log_dir: str | None
+    seed: int
+    score_range: tuple[float, float]
+    failure_score: float
+    run: RunInfo
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate that was chosen."""
+        return self.candidates[self.best_idx]
+
+    @property
+    def best_candidate(self) -> Mapping[str, str]:
+        """The instructions that were chosen, by predictor."""
+        return self.best.instructions
+
+    @property
+    def total_metric_calls(self) -> int:
+        """How often the metric was called."""
+        return self.spent.metric_calls
