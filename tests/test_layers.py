@@ -12,7 +12,7 @@ import pytest
 import dspy_dlpo
 
 PACKAGE = Path(dspy_dlpo.__file__).parent
-LAYERS = ("core", "policies", "runtime", "descent", "views", "optimizer", "local", "benchmarks", "cli")
+LAYERS = ("core", "policies", "runtime", "descent", "views", "optimizer", "local", "benchmarks")
 """From the lowest to the highest: a module may import from its own layer and from those before it."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dspy_dlpo.core.records import Candidate, Point, StepRecord
@@ -51,23 +51,6 @@ class Origin:
     examples: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     removal: Removal | None = None
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Where the sentences of chosen instructions came from; `str` tells it.
-
-    Attributes:
-        origins: The sentences of each predictor's instruction, in order.
-    """
-
-    origins: Mapping[str, tuple[Origin, ...]]
-
-    def __str__(self) -> str:
-        return "\n\n".join(
-            "\n".join([f"{predictor}:", *(line for origin in origins for line in _told(origin))])
-            for predictor, origins in self.origins.items()
-        )
 
 
 def provenance(result: RunResult, predictor: str, candidate: str | None = None) -> tuple[Origin, ...]:
@@ -192,19 +175,3 @@ def _count_letters(text: str) -> int:
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
-
-
-def _told(origin: Origin) -> Iterator[str]:
-    """Tell of one sentence, in lines; steps are counted from 1, as in a run's messages."""
-    yield f"  {' '.join(origin.sentence.split())}"
-    if origin.edit is None or origin.step is None:
-        yield "    the student's"
-    else:
-        yield f"    step {origin.step + 1}, {origin.edit.op}: {origin.edit.reason or 'no reason given'}"
-    for text in origin.earlier:
-        yield f"    in place of: {text}"
-    for point in origin.points[:1]:
-        yield f"    answers: {point.text} ({', '.join(point.examples)})"
-    if origin.removal:
-        without, count = origin.removal.difference, origin.removal.num_examples
-        yield f"    without it: {without:+.3f} on {count} examples (step {origin.removal.step + 1})"

@@ -25,7 +25,7 @@ from dspy_dlpo.descent.statistics import Gain, mean_interval
 from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten
-from dspy_dlpo.views.progress import Progress
+from dspy_dlpo.views.lines import Lines
 
 _PAUSE = 0.25  # Seconds from one drawing to the next.
 _MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
@@ -45,7 +45,7 @@ _UNITS = {
 _KINDS = {"+": ("green", "accepted"), "-": ("red", "refused"), ".": ("dim", "skipped")}
 
 
-class LiveView(Progress):
+class LiveView(Lines):
     """A panel on the terminal: scores, what is spent and left of each limit, the schedules, the last change.
 
     A thread draws it four times a second, less often while the run computes rather than waits for models. What others

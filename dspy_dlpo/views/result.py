@@ -15,13 +15,14 @@ import dspy
 
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.descent.loop import Walk
-from dspy_dlpo.descent.origins import Explanation, provenance
+from dspy_dlpo.descent.origins import provenance
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data, check_examples
 from dspy_dlpo.runtime.forward import Forward, Metric, with_instructions
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.views.explain import Explanation
 from dspy_dlpo.views.plots import plot_scores, steps_table
 from dspy_dlpo.views.report import save_report
 

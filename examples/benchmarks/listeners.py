@@ -34,8 +34,8 @@ from dspy_dlpo.core.records import Candidate, RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.budget import Budget
+from dspy_dlpo.views.lines import Lines
 from dspy_dlpo.views.live import LiveView
-from dspy_dlpo.views.progress import Progress
 from dspy_dlpo.views.result import DLPOResult
 from examples.benchmarks.engine import examples, metric, program, script
 
@@ -159,7 +159,7 @@ def main() -> None:
         make: dict[str, Callable[[], Listener | None]] = {
             "none": lambda: None,
             "live view": lambda: LiveView(Console(file=nowhere, force_terminal=True, width=100, height=50)),
-            "plain lines": Progress,
+            "plain lines": Lines,
         }
         if arguments.mlflow:
             make["MLflow"] = _mlflow(Path(folder))

@@ -21,8 +21,9 @@ from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRe
 from dspy_dlpo.core.records import TextualGradient as Gradient
 from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.runtime.budget import Budget, Limits
+from dspy_dlpo.views.lines import Lines
 from dspy_dlpo.views.live import LiveView
-from dspy_dlpo.views.progress import Progress, progress
+from dspy_dlpo.views.progress import progress
 from tests.scripted import Oracle, examples, scripted_lm, world
 
 STUDENT = Candidate({"answer": "Be brief. Be kind.", "search": "Search."})
@@ -191,9 +192,9 @@ def test_error_before_the_run_began_is_taken() -> None:
     LiveView(Console(file=io.StringIO())).on_run_error(ValueError())
 
 
-@pytest.mark.parametrize(("terminal", "term", "kind"), [(True, "xterm", LiveView), (True, "dumb", Progress)])
+@pytest.mark.parametrize(("terminal", "term", "kind"), [(True, "xterm", LiveView), (True, "dumb", Lines)])
 def test_dumb_terminal_gets_plain_lines(
-    terminal: bool, term: str, kind: type[Progress], monkeypatch: pytest.MonkeyPatch
+    terminal: bool, term: str, kind: type[Lines], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setenv("TERM", term)
@@ -205,7 +206,7 @@ def test_within_another_live_view_there_are_plain_lines(monkeypatch: pytest.Monk
     monkeypatch.setenv("TERM", "xterm")
     outer = LiveView(Console(file=io.StringIO(), force_terminal=True))
     outer.on_run_start(RUN, Budget())
-    assert type(progress()) is Progress
+    assert type(progress()) is Lines
     outer.on_run_error(ValueError())
 
 

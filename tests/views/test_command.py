@@ -11,21 +11,14 @@ from typing import Any
 
 import dspy
 import pytest
-from typer.testing import CliRunner, Result
 
 from dspy_dlpo import DLPOResult, load_result
-from dspy_dlpo.cli import app
-from dspy_dlpo.local import engine as local
-from dspy_dlpo.local import quickstart as orders
 from dspy_dlpo.runtime.ledger import LEDGER, Ledger
 from dspy_dlpo.views.runs import keep_end, keep_start
+from tests.command_line import call
 from tests.scripted import Oracle, Program, examples
 
 HOSTILE = "Say [bold]this[/bold] and [/] :smile:.\n\x1b[2J\u202edrawkcab\r\x07"
-
-
-def call(*arguments: Any) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments])
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ def write(folder: Path, result: DLPOResult) -> None:
 
 
 def test_installed_command_tells_its_version_and_its_commands() -> None:
-    command = [sys.executable, "-c", "from dspy_dlpo.cli import app; app(prog_name='dspy-dlpo')"]
+    command = [sys.executable, "-c", "from dspy_dlpo.benchmarks.command import app; app(prog_name='dspy-dlpo')"]
     told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert told.stdout == f"dspy-dlpo {version('dspy-dlpo')}\n"
     failed = subprocess.run([*command, "show", "nowhere"], capture_output=True, text=True, check=False)
@@ -243,7 +236,7 @@ def test_folder_without_runs_is_an_empty_list_for_scripts_and_an_error_for_peopl
     assert "No runs in" in call("runs", tmp_path).stderr
 
 
-# report and quickstart
+# report
 
 
 def test_report_is_written_into_the_runs_folder_and_opened_on_demand(
@@ -257,102 +250,3 @@ def test_report_is_written_into_the_runs_folder_and_opened_on_demand(
     assert opened == []
     assert call("report", oracle, "--output", tmp_path / "page.html", "--open").exit_code == 0
     assert opened == [(tmp_path / "page.html").as_uri()]
-
-
-def test_quickstart_runs_on_the_model_of_this_machine_unless_told_otherwise(
-    lm: dspy.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(local, "local_lm", lambda **settings: lm)
-    monkeypatch.setattr(orders, "run", lambda *models, **settings: asked.append((models, settings)))
-    told = call("quickstart", "--log-dir", tmp_path, "--seed", 3)
-    ((model, prompt_model), settings) = asked[0]
-    assert (model, prompt_model.kwargs["max_tokens"], told.exit_code) == (lm, 120, 0)
-    assert (settings["log_dir"], settings["seed"], settings["num_threads"]) == (tmp_path, 3, 1)
-    assert told.stdout == f"\nRead the run with: dspy-dlpo report {tmp_path}\n"
-    call("quickstart", "--model", "openai/small", "--prompt-model", "openai/large")
-    (models, settings) = asked[1]
-    assert [each.model for each in models] == ["openai/small", "openai/large"]
-    assert settings["num_threads"] == 8
-
-
-def test_quickstart_without_the_local_extra_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    monkeypatch.setattr(local, "_cache_folder", lambda: tmp_path / "cache")
-    told = call("quickstart", "--log-dir", tmp_path)
-    assert told.exit_code == 1
-    assert "pip install 'dspy-dlpo[local]'" in told.stderr
-
-
-# bench
-
-
-def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path) -> None:
-    names = ("--optimizer", "none", "--optimizer", "human")
-    arguments = ("bench", "simulated/easy", *names, "--seeds", 1, "--budget", 60, "--folder", tmp_path)
-    told = call(*arguments)
-    assert told.exit_code == 0, told.output
-    assert [line.split()[:3] for line in told.stdout.splitlines()[1:]] == [
-        ["simulated/easy", "60", "none"],
-        ["simulated/easy", "60", "human"],
-    ]
-    assert {"cells.jsonl", "table.md", "table.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
-    cells = (tmp_path / "cells.jsonl").read_text()
-    rows = json.loads(call(*arguments, "--json").stdout)
-    assert [(row["optimizer"], row["max_metric_calls"], row["num_seeds"]) for row in rows] == [
-        ("none", 60, 1),
-        ("human", 60, 1),
-    ]
-    assert (tmp_path / "cells.jsonl").read_text() == cells
-
-
-def test_bench_tests_what_was_tuned_elsewhere(tmp_path: Path) -> None:
-    call("bench", "simulated/easy", "--optimizer", "human", "--seeds", 2, "--folder", tmp_path / "tuned")
-    told = call(
-        "bench", "simulated/easy", "simulated/hard", "--from", tmp_path / "tuned", "--json", "--folder", tmp_path
-    )
-    rows = {row["task"]: row for row in json.loads(told.stdout)}
-    assert {row["optimizer"] for row in rows.values()} == {"human from simulated/easy"}
-    assert rows["simulated/easy"]["score"]["value"] > 0.9  # The rules of its own task; those of the other are others.
-    assert rows["simulated/hard"]["score"]["value"] < 0.5
-
-
-def test_bench_knows_the_ablation_by_name(tmp_path: Path) -> None:
-    told = call(
-        *[
-            "bench",
-            "simulated/easy",
-            "--optimizer",
-            "ablation",
-            "--seeds",
-            "1",
-            "--budget",
-            "160",
-            "--json",
-            "--folder",
-        ],
-        tmp_path,
-    )
-    names = [row["optimizer"] for row in json.loads(told.stdout)]
-    assert len(names) == len(set(names)) == 16
-    assert {"dlpo:none", "dlpo:TSA", "dlpo:paper", "dlpo:paper-TSA"} <= {*names}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["gsm8k"], "`model` must be given for gsm8k"),
-        (["simulated/easy", "gsm9k"], "`name` must be one of bbh, "),
-        (["gsm8k", "--model", "openai/none", "--data-dir", "nowhere"], "`data_dir` must have rows of gsm8k"),
-        (["--from", "."], "`cells` must hold a result with a score"),
-        (["simulated/silly"], "A simulated task must be"),
-        (["--optimizer", "luck"], "`optimizers` must be among"),
-        (["--optimizer", "none", "--seeds", 1, "--reference", "luck"], "`--reference` must be one of"),
-    ],
-)
-def test_bench_refuses_what_it_cannot_compare(tmp_path: Path, arguments: list[str], message: str) -> None:
-    told = call("bench", *arguments, "--folder", tmp_path)
-    assert told.exit_code == 1
-    assert message in told.stderr

@@ -1,10 +1,9 @@
-"""The command `dspy-dlpo`: look at runs, take programs out of them, try the optimiser."""
+"""The command `dspy-dlpo`: look at runs, and take programs out of them. Other folders add their own commands."""
 
 from __future__ import annotations
 
 import sys
 import webbrowser
-from collections.abc import Sequence
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,6 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from dspy_dlpo.core.visible import visible
-from dspy_dlpo.local import quickstart as orders
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import find_runs, instructions_of, load_result, program_state
@@ -43,6 +41,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Its tables give every flag a value, `--json <bool>`.
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -69,39 +69,6 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None: ...
-
-
-@app.command()
-def quickstart(
-    log_dir: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
-    model: Annotated[
-        str | None, typer.Option(help="The program's model, as DSPy names it. Default: one on this machine.")
-    ] = None,
-    prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
-    max_metric_calls: Annotated[int, typer.Option(min=1, help="Most runs of the program while optimising.")] = 100,
-    num_threads: Annotated[
-        int | None, typer.Option(min=1, help="Runs in flight at once. Default: 1 on this machine, else 8.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
-) -> None:
-    """Tune a small program, by default on a language model on this machine: no account, no server."""
-    if model:
-        lm = prompt_lm = dspy.LM(model)
-    else:
-        from dspy_dlpo.local.engine import local_lm
-
-        lm = local_lm(max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
-        prompt_lm = lm.copy(max_tokens=120)
-    orders.run(
-        lm,
-        dspy.LM(prompt_model) if prompt_model else prompt_lm,
-        max_metric_calls=max_metric_calls,
-        num_threads=num_threads or (8 if model else 1),
-        seed=seed,
-        log_dir=log_dir,
-        say=lambda text: typer.echo(visible(text)),
-    )
-    typer.echo(f"\nRead the run with: dspy-dlpo report {log_dir}")
 
 
 @app.command()
@@ -206,101 +173,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return [*[""] * 6, row["error"]]
     scores = [_score(row["before"]), _score(row["after"]), f"{row['gain'].mean:+.3f}"]
     return [row["program"], str(row["steps"]), *scores, _cost(row["cost"]), row["stopped"]]
-
-
-@app.command()
-def bench(
-    tasks: Annotated[
-        list[str] | None, typer.Argument(help="gsm8k, bbh/SUBTASK, ..., or simulated/easy, /medium, /hard.")
-    ] = None,
-    optimizer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="dlpo, dlpo:PRESET, dlpo+demos, copro, mipro, simba, gepa, ..., or ablation for our strategies one by "
-            "one; give it several times. Default: dlpo and none."
-        ),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where results are kept; what it has is not run again. Default: runs/bench, or FROM/transfer."
-        ),
-    ] = None,
-    budget: Annotated[list[int] | None, typer.Option(min=1, help="Metric calls; several are allowed.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
-    model: Annotated[
-        str | None, typer.Option(help="The programs' model, as DSPy names it; local is the one on this machine.")
-    ] = None,
-    prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
-    tuned: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", exists=True, help="Optimise nothing: test the programs of this folder on the tasks and the model."
-        ),
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of JSON lines. Default: data from the hub.")] = None,
-    sizes: Annotated[
-        tuple[int, int, int] | None, typer.Option(help="Train, validation and test examples. Default: the task's own.")
-    ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="The optimiser that the others are compared with. Default: dlpo.")
-    ] = None,
-    target: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Test score for `calls to target`. Default: 95 % of the best mean score of the task."
-        ),
-    ] = None,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds that a simulated model takes to answer.")] = 0.0,
-    curves: Annotated[bool, typer.Option(help="Whether what was best on the way is tested too.")] = True,
-    num_threads: Annotated[int, typer.Option(min=1, help="Program runs in flight at once.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
-    from dspy_dlpo.benchmarks import tables
-    from dspy_dlpo.benchmarks.cells import read_cells
-    from dspy_dlpo.benchmarks.compare import compare
-    from dspy_dlpo.benchmarks.extras import extra
-    from dspy_dlpo.benchmarks.rivals.registry import ablation
-    from dspy_dlpo.benchmarks.setups import settings_of, setup_named
-    from dspy_dlpo.benchmarks.transfer import transfer
-
-    for package in ("scipy.stats", "matplotlib.figure"):
-        extra(package)  # Not found missing when all is paid for.
-    names = tasks or ["simulated/medium"]
-    sharing = 1 if tuned else num_workers  # A transfer runs in this process alone.
-    setups = {name: setup_named(name, model, prompt_model, data_dir, sizes, latency, sharing) for name in names}
-    for setup in setups.values():
-        setup(0)  # Nor a wrong task or folder.
-    settings = {name: settings_of(name, model, prompt_model, data_dir, sizes) for name in names}
-    folder = folder or (tuned / "transfer" if tuned else Path("runs/bench"))
-    if tuned is not None:
-        cells = transfer(read_cells(tuned), setups, folder=folder, settings=settings, num_threads=num_threads)
-    else:
-        groups = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
-        optimizers = [name for group in groups for name in group]
-        _check_reference(reference, optimizers)
-        cells = compare(
-            setups,
-            optimizers,
-            folder=folder,
-            settings=settings,
-            max_metric_calls=budget or 300,
-            seeds=range(seeds),
-            num_threads=num_threads,
-            num_workers=num_workers,
-            curves=curves,
-        )
-    _check_reference(reference, [cell.optimizer for cell in cells])
-    rows = tables.rows(cells, reference=reference or "dlpo", target=target)
-    tables.write(cells, folder, reference=reference or "dlpo", target=target)
-    typer.echo(tables.to_json(rows) if as_json else visible(tables.to_text(rows)), nl=as_json)
-
-
-def _check_reference(reference: str | None, optimizers: Sequence[str]) -> None:
-    if reference not in {None, *optimizers}:
-        raise ValueError(f"`--reference` must be one of {', '.join(dict.fromkeys(optimizers))}, but got {reference!r}.")
 
 
 def _row(path: Path) -> dict[str, Any]:
