@@ -34,8 +34,8 @@ from dspy_dlpo.benchmarks.rivals.registry import rival_named
 from dspy_dlpo.benchmarks.tasks.task import Task
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.runtime.budget import metered
 from dspy_dlpo.runtime.faults import FATAL, is_outside
+from dspy_dlpo.runtime.metering import metered
 from dspy_dlpo.runtime.prices import Prices
 
 _PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")

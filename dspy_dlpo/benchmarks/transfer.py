@@ -11,7 +11,7 @@ from typing import Any
 from dspy_dlpo.benchmarks.cells import Cell, add_cell, keep_settings, read_cells
 from dspy_dlpo.benchmarks.compare import Outages, Setup, prompt_tokens_of, quiet, test_program, versions_used
 from dspy_dlpo.core.records import Candidate
-from dspy_dlpo.runtime.forward import with_instructions
+from dspy_dlpo.runtime.program import with_instructions
 
 
 def transfer(

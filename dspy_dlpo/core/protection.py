@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import dspy
-
 from dspy_dlpo.core.sentences import frozen_by, split
 
-_PLAIN = (dspy.Module, *dspy.Module.__mro__)
-_REACT = "You are an Agent."
 _KEEP = re.compile(r"<keep>.*?</keep>", re.DOTALL)
 
 
@@ -22,7 +18,7 @@ class Protection:
 
     Args:
         protect: Strings, which are taken literally, and compiled patterns.
-        student: The program.
+        protocols: What DSPy's modules wrote, by predictor.
         instructions: The instruction of each predictor that may be optimised.
 
     Raises:
@@ -30,7 +26,10 @@ class Protection:
     """
 
     def __init__(
-        self, protect: Sequence[str | re.Pattern[str]], student: dspy.Module, instructions: Mapping[str, str]
+        self,
+        protect: Sequence[str | re.Pattern[str]],
+        protocols: Mapping[str, Sequence[str]],
+        instructions: Mapping[str, str],
     ) -> None:
         named = [re.compile(re.escape(each)) if isinstance(each, str) else each for each in protect]
         for each, pattern in zip(protect, named, strict=True):
@@ -41,7 +40,6 @@ class Protection:
         for name, text in instructions.items():
             if text.count("<keep>") != len(_KEEP.findall(text)):
                 raise ValueError(f"The instruction of {name} has a <keep> without </keep>: {text!r}.")
-        protocols = _protocols(student)
         self._patterns = {
             name: [_KEEP, *named, *(re.compile(re.escape(part)) for part in protocols.get(name, ()))]
             for name in instructions
@@ -53,23 +51,3 @@ class Protection:
         spans = [(start, end) for start, end in matches if end > start]
         units = split(text, spans)
         return tuple(units), frozen_by(units, spans)
-
-
-def _protocols(student: dspy.Module) -> dict[str, list[str]]:
-    """Return, by predictor, the parts of its instruction that a module of DSPy wrote around its signature's."""
-    names = {id(predictor): name for name, predictor in student.named_predictors()}
-    found: dict[str, list[str]] = {}
-    for _, module in student.named_sub_modules(dspy.Module):
-        task = getattr(getattr(module, "signature", None), "instructions", None)
-        of_dspy = any(kind.__module__.startswith("dspy.") for kind in type(module).__mro__ if kind not in _PLAIN)
-        if isinstance(module, dspy.Predict) or not of_dspy or not task:
-            continue
-        for predictor in vars(module).values():
-            if isinstance(predictor, dspy.Predict) and id(predictor) in names:
-                text = predictor.signature.instructions
-                if isinstance(module, dspy.ReAct) and predictor is module.react:
-                    parts = [text[text.find(_REACT) :]]  # Holds also where an optimiser has changed the task before it.
-                else:
-                    parts = [part.strip() for part in text.partition(task)[::2]]
-                found.setdefault(names[id(predictor)], []).extend(part for part in parts if part)
-    return found

@@ -54,7 +54,7 @@ class Choice:
 
     def begin(self) -> None:
         """Score the student where the candidates will meet it."""
-        self._forward.scored(self._student, self._screen)
+        self._forward.pay_for_scores(self._student, self._screen)
 
     def enter(self, candidate: Candidate, *, is_ahead: bool) -> None:
         """Let a new incumbent take the place of the best so far, unless it is worse.
@@ -75,15 +75,15 @@ class Choice:
     @property
     def best_score(self) -> float:
         """Mean score of the best so far on the validation examples it was scored on; 0 if all were lost."""
-        return fmean(self._forward.scores(self.best, self._valset) or [0.0])
+        return fmean(self._forward.known_scores(self.best, self._valset) or [0.0])
 
     @property
     def unpaid(self) -> int:
         """How many examples the final choice will pay for: what student, best and last incumbent miss of theirs."""
-        missing = 2 * len(self._valset) - len(self._forward.scores(self._student, self._valset))
+        missing = 2 * len(self._valset) - len(self._forward.known_scores(self._student, self._valset))
         if self.best.id != self._student.id:
-            missing -= len(self._forward.scores(self.best, self._valset))
-        return missing + len(self._screen) - len(self._forward.scores(self._last, self._screen))
+            missing -= len(self._forward.known_scores(self.best, self._valset))
+        return missing + len(self._screen) - len(self._forward.known_scores(self._last, self._screen))
 
     def conclude(self) -> Gain:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
@@ -94,15 +94,15 @@ class Choice:
         Where the budget ends before that is decided, the best stays; before it is paid, the examples that are decide.
         """
         with suppress(BudgetSpent):
-            self._forward.scored(self._student, self._valset)
-            self._forward.scored(self._last, self._screen)
+            self._forward.pay_for_scores(self._student, self._valset)
+            self._forward.pay_for_scores(self._last, self._screen)
             if self._lead(self._last, self.best) > 0:
                 self.best = self._last
-            self._forward.scored(self.best, self._valset)
+            self._forward.pay_for_scores(self.best, self._valset)
             challenger = self._challenger()
             if challenger and self._stands(challenger, self._valset):
                 former, self.best = self.best, challenger
-                self._forward.scored(challenger, self._valset)  # For that was perhaps decided early.
+                self._forward.pay_for_scores(challenger, self._valset)  # For that was perhaps decided early.
                 if self._stands(former, self._valset):
                     self.best = former
         if self._lead(self.best, self._student) <= 0:
@@ -112,7 +112,7 @@ class Choice:
     def _challenger(self) -> Candidate | None:
         """Return the candidate that comes nearest to the best where both were scored, the latest of equals."""
         others = [each for each in self._entrants.values() if each.id not in (self.best.id, self._student.id)]
-        met = [each for each in reversed(others) if self._forward.scores(each, self._valset)]
+        met = [each for each in reversed(others) if self._forward.known_scores(each, self._valset)]
         return max(met, key=lambda each: self._lead(each, self.best), default=None)
 
     def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
@@ -132,7 +132,7 @@ class Choice:
 
     def _gain(self) -> Gain:
         rivals = [each for each in self._entrants.values() if each.id != self._student.id]
-        num_candidates = sum(bool(self._forward.scores(each, self._valset)) for each in rivals)
+        num_candidates = sum(bool(self._forward.known_scores(each, self._valset)) for each in rivals)
         after, before = self._paired(self.best, self._student)
         if self.best.id == self._student.id:
             return Gain(num_examples=len(before), num_candidates=num_candidates)
@@ -155,6 +155,6 @@ class Choice:
 
     def _paired(self, candidate: Candidate, other: Candidate) -> tuple[list[float], list[float]]:
         """Return the scores of two candidates on the validation examples that both have been scored on."""
-        scores = self._forward.scores
+        scores = self._forward.known_scores
         both = [name for name in self._valset if scores(candidate, [name]) and scores(other, [name])]
         return scores(candidate, both), scores(other, both)

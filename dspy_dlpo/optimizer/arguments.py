@@ -19,7 +19,7 @@ from dspy_dlpo.optimizer.estimate import check_metric_calls, usual_metric_calls
 from dspy_dlpo.policies import as_policies
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.runtime.data import Data
-from dspy_dlpo.runtime.forward import Metric
+from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Prices
 
 _BATCH_SIZE = 8
@@ -110,45 +110,6 @@ def _check_scores(score_range: Any, failure_score: float | None) -> None:
     low, high = score_range
     if failure_score is not None and not (_is_number(failure_score) and low <= failure_score <= high):
         raise ValueError(f"`failure_score` must be in {score_range=}, but got failure_score={failure_score!r}.")
-
-
-def predictors_of(student: dspy.Module) -> dict[str, dspy.Predict]:
-    """Return the predictors of a program that may be optimised, by path.
-
-    Raises:
-        TypeError: If it is no program.
-        ValueError: If it has none, or one without a language model.
-    """
-    if not isinstance(student, dspy.Module):
-        raise TypeError(f"`student` must be a dspy.Module, but got {student!r}.")
-    predictors = {
-        name: predictor
-        for name, predictor in student.named_predictors()
-        if predictor is student or not getattr(predictor, "_compiled", False)
-    }
-    if not predictors:
-        name = type(student).__name__
-        raise ValueError(f"No predictor to optimise in {name}. Sub-modules marked `_compiled` are skipped.")
-    if without := [name for name, predictor in predictors.items() if not (predictor.lm or dspy.settings.lm)]:
-        raise ValueError(
-            f"No language model for predictor {', '.join(without)}. "
-            "Call dspy.configure(lm=dspy.LM(...)) first, or set one on the program with set_lm."
-        )
-    return predictors
-
-
-def check_repeats(predictors: Mapping[str, dspy.Predict], num_repeats: int) -> None:
-    """Refuse repeats of a program that gives the same answer every time.
-
-    Raises:
-        ValueError: If every model has temperature 0.
-    """
-    models = [predictor.lm or dspy.settings.lm for predictor in predictors.values()]
-    if num_repeats > 1 and all(model.kwargs.get("temperature") == 0 for model in models):
-        raise ValueError(
-            f"`num_repeats` must be 1 at temperature 0, but got num_repeats={num_repeats}: every repeat would be the "
-            "same. Give the program's LM a temperature above 0, or leave `num_repeats` out."
-        )
 
 
 def plan(arguments: Mapping[str, Any], data: Data) -> tuple[Settings, Budget]:

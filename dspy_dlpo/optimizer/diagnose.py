@@ -12,11 +12,13 @@ from statistics import NormalDist, fmean
 import dspy
 
 from dspy_dlpo.core.records import Candidate, Rollout, Spending
-from dspy_dlpo.runtime.budget import Budget, Limits, models_of
+from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.runtime.data import Data
-from dspy_dlpo.runtime.forward import Forward, Metric, set_repeat
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Prices, dollars
+from dspy_dlpo.runtime.program import Student
 
 _CONFIDENCE = 0.95
 _POWER = 0.8
@@ -176,7 +178,7 @@ class Diagnosis:
 
 
 def examine(
-    program: dspy.Module,
+    student: Student,
     metric: Metric,
     data: Data,
     *,
@@ -190,7 +192,7 @@ def examine(
     """Run a program on train examples, some of them several times, and say what was found.
 
     Args:
-        program: The program.
+        student: The program.
         metric: The metric.
         data: The examples.
         num_calls: Runs in all.
@@ -207,15 +209,15 @@ def examine(
     if isinstance(num_calls, bool) or not isinstance(num_calls, int) or num_calls < 4:
         raise ValueError(f"`num_calls` must be an integer of at least 4, but got num_calls={num_calls!r}. 40 is usual.")
     budget = Budget(Limits(max_metric_calls=num_calls), prices, num_threads)
-    repeatable = all(lm.kwargs.get("temperature") == 0 for lm in models_of(program))
+    repeatable = student.is_repeatable
     names = [f"train:{index}" for index in range(len(data.given_trainset))]
     random.Random(f"{seed}/diagnose").shuffle(names)
     rollouts: list[Rollout] = []
     for number, size in enumerate(rounds(len(names), num_calls, repeatable)):
-        student = program.deepcopy()
-        with dspy.context(lm=set_repeat(student, number)), closing(Ledger(None, {})) as ledger:
+        copy = student.copy(Candidate({}), number)
+        with dspy.context(lm=copy.lm), closing(Ledger(None, {})) as ledger:
             forward = Forward(
-                student,
+                Student(copy.program),
                 metric,
                 data,
                 ledger=ledger,

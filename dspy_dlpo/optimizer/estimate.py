@@ -14,9 +14,10 @@ from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.critic import Critique
 from dspy_dlpo.descent.loop import Settings
 from dspy_dlpo.descent.update import ProposeEdits, numbered
-from dspy_dlpo.runtime.budget import Budget, Limits, amounts, models_of
+from dspy_dlpo.runtime.budget import Budget, Limits, amounts
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.prices import dollars
+from dspy_dlpo.runtime.program import Student
 
 _SAMPLE = 16
 _FIELD_TOKENS = 100
@@ -79,8 +80,7 @@ class Estimate:
 
 
 def foretell(
-    program: dspy.Module,
-    predictors: Mapping[str, dspy.Predict],
+    student: Student,
     data: Data,
     settings: Settings,
     budget: Budget,
@@ -94,8 +94,8 @@ def foretell(
     called. What cannot be known before is assumed, and said in `Estimate.assumptions`.
     """
     step, fixed = _metric_calls(settings)
-    pairs = [(each, each.lm or dspy.settings.lm) for _, each in program.named_sub_modules(dspy.Predict)]
-    unknown = budget.prices.look_up(lm.model for lm in (*models_of(program), prompt_model, critic_model))
+    pairs = [(each, each.lm or dspy.settings.lm) for each in student.all_predictors]
+    unknown = budget.prices.look_up(lm.model for lm in (*student.models, prompt_model, critic_model))
     sample = [data[name] for name in _spread((*data.trainset, *data.valset))]
     writer = _Writer(budget)
     rollout = sum(
@@ -105,7 +105,7 @@ def foretell(
     failing = _FAILING * settings.batch_size
     chunk_size = min(chunk_size, math.ceil(failing))
     critic, proposer = Spending(), Spending()
-    for text in (predictor.signature.instructions for predictor in predictors.values()):
+    for text in student.start.instructions.values():
         critic += writer.mean(critic_model, [_critique(text, [each] * chunk_size) for each in sample])
         proposer += writer.mean(prompt_model, [_proposal(text, settings.batch_size)])
 

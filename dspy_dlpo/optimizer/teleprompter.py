@@ -11,14 +11,13 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.copying import CopyGuard
 from dspy_dlpo.descent.listeners import Listener, Listeners
 from dspy_dlpo.descent.loop import Loop, Settings
 from dspy_dlpo.descent.selectors import SELECTORS, ComponentSelector
 from dspy_dlpo.descent.update import Update
-from dspy_dlpo.optimizer.arguments import check_arguments, check_repeats, plan, predictors_of
+from dspy_dlpo.optimizer.arguments import check_arguments, plan
 from dspy_dlpo.optimizer.diagnose import Diagnosis, examine
 from dspy_dlpo.optimizer.estimate import Estimate, foretell
 from dspy_dlpo.policies import Policy, as_policies
@@ -26,10 +25,12 @@ from dspy_dlpo.runtime.asking import Asker
 from dspy_dlpo.runtime.budget import check_prices
 from dspy_dlpo.runtime.data import Data, prepare
 from dspy_dlpo.runtime.fingerprint import describe, fingerprint
-from dspy_dlpo.runtime.forward import Forward, Metric, with_instructions
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.interrupt import ended_by_ctrl_c
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Price, Prices
+from dspy_dlpo.runtime.program import Student
 from dspy_dlpo.views.progress import progress
 from dspy_dlpo.views.result import CandidatePrograms, result_of
 from dspy_dlpo.views.runs import keep_end, keep_start
@@ -221,25 +222,25 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             dspy.LMError: If a language model fails in a way that no retry can mend.
         """
         data = prepare(trainset, valset, self.seed)
-        predictors = predictors_of(student)
-        prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
+        asked = Student(student)
+        asked.check(self.num_repeats)
+        start = asked.start
+        prompt_model = self.prompt_model or asked.model
         critic_model = self.critic_model or prompt_model
-        check_repeats(predictors, self.num_repeats)
         settings, budget = plan(vars(self), data)
-        check_prices(budget, student, prompt_model, critic_model)
+        check_prices(budget, [*asked.models, prompt_model, critic_model])
         num_threads = budget.num_threads
-        start = Candidate({name: predictor.signature.instructions for name, predictor in predictors.items()})
-        protection = Protection(self.protect, student, start.instructions)
+        protection = Protection(self.protect, asked.protocols(), start.instructions)
         resolved = {name: getattr(settings, name) for name in ("num_steps", "batch_size")}
         resolved["failure_score"] = self._failure_score
-        run = describe(student, start, {**vars(self), **resolved}, data)
+        run = describe(asked, {**vars(self), **resolved}, data)
         listeners = Listeners([*([progress()] if self.verbose else []), *self.listeners])
         models = [prompt_model, critic_model]
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:
             budget.charge(ledger.forgotten)
             forward = Forward(
-                student,
+                asked,
                 Metric(self.metric, self.score_range),
                 data,
                 ledger=ledger,
@@ -261,7 +262,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             update = Update(
                 Asker(prompt_model, ledger, budget, num_threads, self.proposer, self.timeout),
                 CopyGuard(data, start.instructions.values()).copies,
-                lambda name, text: predictors[name].signature.with_instructions(text).instructions,
+                asked.read_back,
                 protection,
                 num_candidates=self.num_candidates,
                 seed=self.seed,
@@ -303,7 +304,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         student = student.deepcopy()
         for stale in ("candidate_programs", "detailed_results"):  # Those of an earlier compilation.
             vars(student).pop(stale, None)
-        program = with_instructions(student, walk.choice.best)
+        program = Student(student).program(walk.choice.best)
         program.candidate_programs = CandidatePrograms(student, result)
         if self.track_stats:
             program.detailed_results = result
@@ -331,11 +332,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             ValueError: As `compile`, for what can be seen before a run. An unknown price is no error.
         """
         data = prepare(trainset, valset, self.seed)
-        predictors = predictors_of(program)
-        prompt_model = self.prompt_model or dspy.settings.lm or next(iter(predictors.values())).lm
+        student = Student(program)
+        student.check()
+        prompt_model = self.prompt_model or student.model
         critic_model = self.critic_model or prompt_model
         settings, budget = plan(vars(self), data)
-        return foretell(program, predictors, data, settings, budget, prompt_model, critic_model, self.critic_chunk_size)
+        return foretell(student, data, settings, budget, prompt_model, critic_model, self.critic_chunk_size)
 
     def diagnose(
         self,
@@ -362,9 +364,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             RuntimeError: If every run was lost to a failing language model or to `timeout`.
         """
         data = prepare(trainset, valset, self.seed)
-        predictors_of(program)
+        student = Student(program)
+        student.check()
         return examine(
-            program,
+            student,
             Metric(self.metric, self.score_range),
             data,
             num_calls=num_calls,

@@ -13,9 +13,10 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from dspy_dlpo.core.records import Spending
-from dspy_dlpo.runtime.budget import Budget, metered
+from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.faults import FATAL, GOES_ON, is_outside, unbroken
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metering import metered
 from dspy_dlpo.runtime.threads import run_in_threads
 
 Fields = Mapping[str, str]

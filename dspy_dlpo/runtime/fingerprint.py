@@ -12,10 +12,11 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.core.records import Candidate, RunInfo
+from dspy_dlpo.core.records import RunInfo
 from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.runtime.data import Data
-from dspy_dlpo.runtime.source import Source, harmless, state_of
+from dspy_dlpo.runtime.program import Student
+from dspy_dlpo.runtime.source import Source, harmless
 
 HASH = "#"
 """How a text begins that says only whether two things are the same."""
@@ -63,25 +64,24 @@ def _examples(data: Data) -> Iterator[str]:
             yield f"{kind} {sorted(example._input_keys)} {fields if is_text else source.text(fields)}\n"
 
 
-def describe(student: dspy.Module, start: Candidate, arguments: Mapping[str, Any], data: Data) -> RunInfo:
+def describe(student: Student, arguments: Mapping[str, Any], data: Data) -> RunInfo:
     """Return what a run is made with, for those who look at it; `fingerprint` is what a resumed run must share.
 
     Args:
         student: The program.
-        start: Its instructions.
         arguments: The optimiser's arguments by name.
         data: The examples.
     """
     return RunInfo(
-        student=start,
+        student=student.start,
         settings={name: _shown(name, value) for name, value in arguments.items()},
         versions={
             "dspy_dlpo": version("dspy-dlpo"),
             "dspy": dspy.__version__,
             "python": platform.python_version(),
         },
-        program=state_of(student),
-        program_name=type(student).__name__,
+        program=student.state(),
+        program_name=student.name,
         num_train=len(data.trainset),
         num_val=len(data.valset),
         held_out=data.held_out,

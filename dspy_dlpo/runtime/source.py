@@ -13,6 +13,8 @@ from typing import Any
 
 import dspy
 
+from dspy_dlpo.runtime.program import state_of
+
 _SCALARS = (str, bytes, int, float, bool, type(None))
 _OURS = ("dspy", "dspy_dlpo")
 _SECRET = re.compile(r"key|secret|credential|password|header|base|url|(?<!max_)(?<!completion_)token")
@@ -115,14 +117,6 @@ class Source:
 def harmless(lm: dspy.BaseLM) -> list[tuple[str, str]]:
     """Return the settings of a language model, without keys and addresses."""
     return [(name, Source().text(value)) for name, value in sorted(lm.kwargs.items()) if not _SECRET.search(name)]
-
-
-def state_of(program: dspy.Module) -> dict[str, Any]:
-    """Return the state of a program without its language models: they may have keys, or no state to be saved."""
-    program = program.deepcopy()
-    for _, predictor in program.named_sub_modules(dspy.Predict):
-        predictor.lm = None
-    return program.dump_state()  # type: ignore[no-any-return]  # DSPy is untyped.
 
 
 def _methods(kind: type) -> list[FunctionType]:

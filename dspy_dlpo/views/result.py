@@ -20,8 +20,10 @@ from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data, check_examples
-from dspy_dlpo.runtime.forward import Forward, Metric, with_instructions
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.program import Student, with_instructions
 from dspy_dlpo.views.explain import Explanation
 from dspy_dlpo.views.plots import plot_scores, steps_table
 from dspy_dlpo.views.report import save_report
@@ -94,7 +96,7 @@ class DLPOResult(RunResult):
         ledger = Ledger(None, {})
         try:
             forward = Forward(
-                program,
+                Student(program),
                 Metric(metric, self.score_range),
                 Data(testset, (), names, (), "given"),
                 ledger=ledger,
@@ -200,7 +202,7 @@ def result_of(walk: Walk, forward: Forward, valset: Sequence[str], **settings: A
     scores = {
         candidate: found
         for candidate in walk.seen.values()
-        if (found := forward.scores(candidate, valset)) or candidate is walk.student
+        if (found := forward.known_scores(candidate, valset)) or candidate is walk.student
     }
     result = DLPOResult(
         candidates=tuple(scores),

@@ -25,7 +25,7 @@ import dspy
 from dspy_dlpo.benchmarks.simulation.scripted import field, fields, play, simulated_lm
 from dspy_dlpo.core.records import Candidate, StepRecord
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
-from dspy_dlpo.runtime.forward import with_instructions
+from dspy_dlpo.runtime.program import with_instructions
 
 BATCH_SIZE, TRAIN, VAL, TEST = 5, 190, 10, 300
 FORMULA = 3 * BATCH_SIZE + 2 + 2 * TRAIN + VAL

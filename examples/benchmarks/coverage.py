@@ -68,10 +68,10 @@ class DrawnForward:
         }
         self._met: set[tuple[str, str]] = set()
 
-    def scored(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+    def pay_for_scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the scores, as if paying for them."""
         self._met |= {(candidate.id, name) for name in examples}
-        return self.scores(candidate, examples)
+        return self.known_scores(candidate, examples)
 
     def is_lost(self, candidate: Candidate, example: str) -> bool:
         """Return False: nothing is lost here."""
@@ -79,10 +79,10 @@ class DrawnForward:
 
     def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the paired differences, as if paying for them."""
-        scores = zip(self.scored(candidate, examples), self.scored(other, examples), strict=True)
+        scores = zip(self.pay_for_scores(candidate, examples), self.pay_for_scores(other, examples), strict=True)
         return [mine - its for mine, its in scores]
 
-    def scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+    def known_scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
         """Return the scores on those examples that were asked for before."""
         return [self._scores[candidate.id][name] for name in examples if (candidate.id, name) in self._met]
 

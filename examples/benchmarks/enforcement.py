@@ -60,7 +60,7 @@ def make_request(number: int) -> tuple[UpdateRequest, Protection, frozenset[int]
     """Return the request of this number, what protects its text, and the sentences that protects."""
     rng = random.Random(number)
     text = INSTRUCTIONS[number % len(INSTRUCTIONS)]
-    protection = Protection((), dspy.Predict("text -> answer"), {"self": text})
+    protection = Protection((), {}, {"self": text})
     sentences, protected = protection.split("self", text)
     points = tuple(Point(each, ("train:0",)) for each in rng.sample(CRITICISM, 3))
     request = UpdateRequest("self", sentences, TextualGradient("self", points), frozen=protected)

@@ -34,8 +34,10 @@ from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import prepare
-from dspy_dlpo.runtime.forward import Forward, Metric
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.program import Student
 
 NUM_CODES = 60
 INSTRUCTION = "Say what the code means."
@@ -117,7 +119,7 @@ def cpu_per_call(num_examples: int, num_threads: int, repeats: int = 15) -> dict
             spent["dspy.Evaluate"].append(_cpu(partial(evaluate, student)))
             with closing(Ledger(Path(folder, str(repeat)), {})) as ledger:
                 forward = Forward(
-                    student,
+                    Student(student),
                     Metric(score, (0.0, 1.0)),
                     data,
                     ledger=ledger,

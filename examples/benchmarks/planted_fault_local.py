@@ -20,7 +20,7 @@ import dspy
 from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.local import local_lm
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
-from dspy_dlpo.runtime.forward import with_instructions
+from dspy_dlpo.runtime.program import with_instructions
 
 MONTHS = [
     "January",

@@ -8,12 +8,13 @@ import pytest
 
 from dspy_dlpo import TextualRegularization
 from dspy_dlpo.core.protection import Protection
+from dspy_dlpo.runtime.program import Student
 from tests.scripted import Oracle, examples, scripted_lm, world
 
 
 def frozen(student: dspy.Module, *protect: Any) -> dict[str, list[str]]:
     instructions = {name: each.signature.instructions for name, each in student.named_predictors()}
-    protection = Protection(protect, student, instructions)
+    protection = Protection(protect, Student(student).protocols(), instructions)
     found = {}
     for name, text in instructions.items():
         units, indices = protection.split(name, text)

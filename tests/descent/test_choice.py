@@ -21,18 +21,18 @@ class KnownScores:
         self._paid: set[tuple[str, str]] = set()
         self._num_calls = num_calls
 
-    def scored(self, candidate: Candidate, names: Sequence[str]) -> list[float]:
+    def pay_for_scores(self, candidate: Candidate, names: Sequence[str]) -> list[float]:
         for name in names:
             if len({*self._paid, (candidate.id, name)}) > self._num_calls:
                 raise BudgetSpent("the budget is spent")
             self._paid.add((candidate.id, name))
-        return self.scores(candidate, names)
+        return self.known_scores(candidate, names)
 
-    def scores(self, candidate: Candidate, names: Sequence[str]) -> list[float]:
+    def known_scores(self, candidate: Candidate, names: Sequence[str]) -> list[float]:
         return [self._known[candidate.id, name] for name in names if (candidate.id, name) in self._paid]
 
     def differences(self, one: Candidate, other: Candidate, names: Sequence[str]) -> list[float]:
-        pairs = zip(self.scored(one, names), self.scored(other, names), strict=True)
+        pairs = zip(self.pay_for_scores(one, names), self.pay_for_scores(other, names), strict=True)
         return [score - another for score, another in pairs]
 
     def is_lost(self, candidate: Candidate, name: str) -> bool:

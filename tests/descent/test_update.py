@@ -20,7 +20,7 @@ SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
 
 
 def protection(text: str, *protect: str) -> Protection:
-    return Protection(protect, dspy.Predict("question -> answer"), {"self": text})
+    return Protection(protect, {}, {"self": text})
 
 
 def request(

@@ -10,7 +10,8 @@ from dspy.utils import DummyLM
 from dspy_dlpo.core.records import Candidate, Spending, Threshold
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.runtime import budget as budget_module
-from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits, metered
+from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits
+from dspy_dlpo.runtime.metering import metered
 from dspy_dlpo.runtime.prices import Prices
 from tests.scripted import SECRETS, Oracle, examples, fields, metric, scripted_lm, world
 

@@ -21,8 +21,10 @@ from dspy_dlpo.benchmarks.simulation.scripted import Script
 from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
 from dspy_dlpo.runtime.data import prepare
-from dspy_dlpo.runtime.forward import Forward, Metric
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.program import Student
 from tests.scripted import CountingMetric, Oracle, examples, fields, metric, role_of, scripted_lm, world
 
 KINDS = ("429", "500", "cut", "slow", "broken")
@@ -200,7 +202,7 @@ def test_trace_of_a_call_whose_reply_was_broken_is_that_of_the_call_that_followe
     data = prepare(examples(2), None, 0)
     with dspy.context(lm=scripted_lm(broken)), closing(Ledger(None, {})) as ledger:
         forward = Forward(
-            dspy.Predict(Oracle),
+            Student(dspy.Predict(Oracle)),
             Metric(metric, (0, 1)),
             data,
             ledger=ledger,
@@ -356,7 +358,7 @@ def test_abandoned_rollout_is_charged_for_the_calls_it_has_finished_and_makes_no
     data, ledger, budget = prepare(examples(2), None, 0), Ledger(None, {}), Budget()
     with dspy.context(lm=scripted_lm()):
         forward = Forward(
-            Twice(),
+            Student(Twice()),
             Metric(metric, (0, 1)),
             data,
             ledger=ledger,
@@ -409,7 +411,7 @@ def test_budget_that_ends_among_rollouts_keeps_and_charges_those_in_flight() -> 
     lock, together, checks = threading.Lock(), threading.Barrier(4, timeout=10), []
     data, ledger, budget = prepare(examples(20), None, 0), Ledger(None, {}), EndsAtFour(None)
     forward = Forward(
-        dspy.Predict(Oracle),
+        Student(dspy.Predict(Oracle)),
         Metric(metric, (0, 1)),
         data,
         ledger=ledger,

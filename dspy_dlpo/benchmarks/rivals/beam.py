@@ -28,12 +28,13 @@ from dspy_dlpo.core.records import Candidate, UpdateRequest
 from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.copying import CopyGuard
 from dspy_dlpo.descent.update import Update
-from dspy_dlpo.optimizer.arguments import predictors_of
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits
 from dspy_dlpo.runtime.data import prepare
-from dspy_dlpo.runtime.forward import Forward, Metric, with_instructions
+from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
+from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.program import Student, with_instructions
 
 _MAX_IDLE_ROUNDS = 10
 _TIMEOUT = 600.0
@@ -111,8 +112,9 @@ class _Search:
         seed: int,
         num_threads: int,
     ) -> None:
-        predictors = predictors_of(program)
-        self.student = Candidate({name: each.signature.instructions for name, each in predictors.items()})
+        student = Student(program)
+        student.check()
+        self.student = student.start
         self.known: dict[str, Candidate] = {}
         self.budget = Budget(Limits(max_metric_calls=max_metric_calls), num_threads=num_threads)
         self._data = prepare(trainset, valset, seed)
@@ -120,10 +122,10 @@ class _Search:
         self._steps = count()
         self._order = list(self._data.trainset)
         random.Random(f"{seed}/apo").shuffle(self._order)
-        self._protection = Protection((), program, self.student.instructions)
+        self._protection = Protection((), student.protocols(), self.student.instructions)
         ledger = Ledger(None, {})
         self._forward = Forward(
-            program,
+            student,
             Metric(metric, (0.0, 1.0)),
             self._data,
             ledger=ledger,
@@ -137,7 +139,7 @@ class _Search:
         self._update = Update(
             self._ask,
             CopyGuard(self._data, self.student.instructions.values()).copies,
-            lambda name, text: predictors[name].signature.with_instructions(text).instructions,
+            student.read_back,
             self._protection,
             num_candidates=APO_SUCCESSORS // 2,
             seed=seed,
@@ -200,7 +202,7 @@ class _Search:
         return fmean(self._scores(candidate) or [0.0]) + math.sqrt(2 * math.log(total + 1) / tried[candidate.id])
 
     def _scores(self, candidate: Candidate) -> list[float]:
-        return self._forward.scores(candidate, self._order)
+        return self._forward.known_scores(candidate, self._order)
 
     def leaders(self, pool: Sequence[Candidate]) -> list[Candidate]:
         """Return the prompts that have a score, the best first, ties by age."""
@@ -214,4 +216,4 @@ class _Search:
         with suppress(BudgetSpent):
             for candidate in kept:
                 self._forward.pay([(candidate, name) for name in names])
-        return max(kept, key=lambda candidate: fmean(self._forward.scores(candidate, names) or [0.0]))
+        return max(kept, key=lambda candidate: fmean(self._forward.known_scores(candidate, names) or [0.0]))

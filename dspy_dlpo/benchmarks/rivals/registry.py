@@ -29,7 +29,7 @@ from dspy_dlpo.policies import (
     TextualRegularization,
     TextualSimulatedAnnealing,
 )
-from dspy_dlpo.runtime.forward import with_instructions
+from dspy_dlpo.runtime.program import with_instructions
 
 STRATEGIES: dict[str, type[Policy]] = {
     "TLR": TextualLearningRate,

@@ -19,7 +19,8 @@ import dspy
 from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.benchmarks.rivals.plans import TEXTGRAD_BATCH
 from dspy_dlpo.core.records import Candidate
-from dspy_dlpo.runtime.forward import Metric, with_instructions
+from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.program import with_instructions
 from dspy_dlpo.runtime.trace import as_text
 
 _LOSS = "scores the reply with the task's metric and says what is wrong"
