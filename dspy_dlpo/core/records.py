@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from dspy_dlpo.core.sentences import Edit
+from dspy_dlpo.core.edits import Edit
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,23 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A text that was kept out of the candidates of a step.
+
+    Attributes:
+        rule: Name of the rule that it broke.
+        text: The text, or its beginning. Empty for the others of this rule, where there were many.
+        predictor: The predictor whose instruction it was for.
+        times: How many equal texts there were; of an empty one, how many texts.
+    """
+
+    rule: str
+    text: str
+    predictor: str
+    times: int = 1
+
+
+@dataclass(frozen=True)
 class Threshold:
     """What the mean paired gain must exceed, and the numbers it was made from.
 
@@ -302,7 +319,7 @@ class StepRecord:
             replies that praise everything or speak of inputs that do not exist, points and calls left out.
         requests: What the proposer was asked, policies included, by predictor.
         candidates: The candidates that passed all constraints.
-        dropped_edits: Edits that the model proposed and the constraints kept out, by rule.
+        refusals: What critic and proposer wrote and the rules kept out of the candidates.
         race: Mean gain on the first examples of the trial, for each candidate up to the first that was ahead.
         trial: The winner's comparison with the incumbent; None if nothing came to it.
         skipped: Why no trial took place; None if one did. `outcome` is what to show.
@@ -323,7 +340,7 @@ class StepRecord:
     remarks: Mapping[str, int] = field(default_factory=dict)
     requests: tuple[UpdateRequest, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    dropped_edits: Mapping[str, int] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
     race: tuple[float, ...] = ()
     trial: Trial | None = None
     skipped: Outcome | None = None

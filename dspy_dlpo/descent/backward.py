@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dspy_dlpo.core.likeness import alike, opposed, words
 from dspy_dlpo.core.records import Call, Candidate, Point, Rollout, TextualGradient
-from dspy_dlpo.core.sentences import alike, opposed
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.copying import spans, words
+from dspy_dlpo.descent.copies import spans
 from dspy_dlpo.descent.critic import BULLET, critique_of, is_empty, read_points
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.data import Data

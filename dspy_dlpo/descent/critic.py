@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import dspy
 
+from dspy_dlpo.core.likeness import words
 from dspy_dlpo.core.records import Point
 from dspy_dlpo.core.sentences import split
-from dspy_dlpo.descent.copying import ABOUT_ANSWERS, spans, words
+from dspy_dlpo.descent.copies import ABOUT_ANSWERS, spans
 
 _NOTHING = {"", "none", "nothing", "n/a", "no", "no change", "no changes", "nothing is missing"}
 _PRAISE = re.compile(

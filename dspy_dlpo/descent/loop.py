@@ -10,6 +10,7 @@ from itertools import count, islice, zip_longest
 from operator import add
 from statistics import fmean
 
+from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import (
     Candidate,
@@ -22,7 +23,6 @@ from dspy_dlpo.core.records import (
     Trial,
     UpdateRequest,
 )
-from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.descent.acceptance import decide
 from dspy_dlpo.descent.backward import Backward, call_text
 from dspy_dlpo.descent.choice import Choice
@@ -202,7 +202,8 @@ class Loop:
         if rollouts and not proposals.candidates:
             own = self.own_proposals(walk, ctx)
             requests = [*{request.predictor: request for request in [*(each for each, _ in own), *requests]}.values()]
-            proposals = replace(self.update.of_policies(walk.incumbent, own), dropped=proposals.dropped)
+            pruned = self.update.of_policies(walk.incumbent, own)
+            proposals = replace(pruned, refusals=(*proposals.refusals, *pruned.refusals))
         for candidate in proposals.candidates:
             if candidate.id not in walk.seen:  # Its first parent is where it came from.
                 walk.seen[candidate.id] = candidate
@@ -215,7 +216,7 @@ class Loop:
             remarks=remarks,
             requests=tuple(requests),
             candidates=proposals.candidates,
-            dropped_edits=proposals.dropped,
+            refusals=proposals.refusals,
             skipped=None if proposals.candidates else why if rollouts else Outcome.MINIBATCH_LOST,
         )
 

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import dspy
 
+from dspy_dlpo.core.edits import Edit, apply
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate, UpdateRequest
-from dspy_dlpo.core.sentences import Edit, align, alike, apply, count_edits, split
-from dspy_dlpo.core.tokens import count_tokens
+from dspy_dlpo.core.records import Candidate, Refusal, UpdateRequest
 from dspy_dlpo.descent.backward import fenced
-from dspy_dlpo.descent.critic import addressed
+from dspy_dlpo.descent.replies import read_edits
+from dspy_dlpo.descent.screening import Copies, bounded, screen, within_limits
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.trace import shorten
 
-_SYNONYMS = {"insert": "add", "modify": "replace", "remove": "delete"}
-_OP = re.compile(
-    r"^[\s>*\-•\d.)]*(add|insert|replace|modify|delete|remove)\b[\s*]*(?:(?:after|sentence|number|#)\s*)*(\d+)?",
-    re.IGNORECASE,
-)
-_LEAD = re.compile(r"(?:\s|:|-|\||\bwith\b|\bby\b)+", re.IGNORECASE)
-_QUOTED = re.compile(r"""["“](.*)["”][\s.,;|]*(?:BECAUSE\b:?\s*(.*))?$""", re.IGNORECASE)
-_REASON = re.compile(r"\s*\bBECAUSE\b.*")
-_FRAGMENT = re.compile(r"\W*(\d+ times|[A-Za-z0-9_]+)\W*")  # "(3 times)" is what the criticism says of a point.
 _MAX_DIRECTIVE_POINTS = 12
 
 
@@ -57,10 +47,10 @@ ProposeEditsKeeping = ProposeEdits.insert(
 
 @dataclass(frozen=True)
 class Proposals:
-    """What one update yields: candidates, edits of the model that the constraints kept out by rule."""
+    """What one update yields: candidates, and what was kept out of them, with the rule."""
 
     candidates: tuple[Candidate, ...]
-    dropped: Mapping[str, int]
+    refusals: tuple[Refusal, ...]
 
 
 class Update:
@@ -73,7 +63,7 @@ class Update:
 
     Args:
         ask: The proposer.
-        copies: Whether a sentence copies an example, which no edit may.
+        copies: By which rule a text copies an example, which no edit may.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         protection: Finds protected text.
         num_candidates: Most candidates per step.
@@ -85,7 +75,7 @@ class Update:
     def __init__(
         self,
         ask: Asker,
-        copies: Callable[[str], bool],
+        copies: Copies,
         read_back: Callable[[str, str], str],
         protection: Protection,
         *,
@@ -112,40 +102,43 @@ class Update:
             step: The run's step index.
         """
         replies = self.ask([self._question(request, step) for request in requests])
-        dropped: Counter[str] = Counter()
+        refusals: list[Refusal] = []
         choices: dict[str, list[tuple[Edit, ...]]] = {}
         for request, reply in zip(requests, replies, strict=True):
-            proposed = parse_edits(reply["edits"], request.sentences) if reply else []
+            proposed = read_edits(reply["edits"], request.sentences) if reply else []
             criticised = [
                 Edit("add", len(request.sentences) - 1, point.text, "the critic's own sentence")
                 for point in request.gradient.points
             ]
-            pool = allowed(proposed, request, self._copies, dropped)
-            own = allowed(criticised, request, self._copies, dropped)
+            pool, refused = screen(proposed, request, self._copies)
+            own, also_refused = screen(criticised, request, self._copies)
+            refusals += [*refused, *also_refused]
             rng = random.Random(f"{self._seed}/update/{step}/{request.predictor}")
             choices[request.predictor] = choose(pool, own, request.max_edits, self._num_candidates, rng)
         blamed = sorted(requests, key=lambda request: -request.gradient.blame)
         candidates = [
-            self._candidate(incumbent, requests, plan, dropped)
+            self._candidate(incumbent, requests, plan, refusals)
             for plan in plans(choices, [request.predictor for request in blamed])[: self._num_candidates]
         ]
-        return self._distinct(incumbent, candidates, dropped)
+        return self._distinct(incumbent, candidates, refusals)
 
     def of_policies(
         self, incumbent: Candidate, proposed: Sequence[tuple[UpdateRequest, tuple[Edit, ...]]]
     ) -> Proposals:
         """Return the candidates of edits that policies propose, each with the request of its predictor."""
-        dropped: Counter[str] = Counter()
+        refusals: list[Refusal] = []
         candidates = []
         for request, edits in proposed[: self._num_candidates]:
-            chosen = {request.predictor: tuple(allowed(edits, request, self._copies, dropped)[: request.max_edits])}
-            candidates.append(self._candidate(incumbent, [request], chosen, dropped))
-        return self._distinct(incumbent, candidates, dropped)
+            kept, refused = screen(edits, request, self._copies)
+            refusals += refused
+            chosen = {request.predictor: kept[: request.max_edits]}
+            candidates.append(self._candidate(incumbent, [request], chosen, refusals))
+        return self._distinct(incumbent, candidates, refusals)
 
     @staticmethod
-    def _distinct(incumbent: Candidate, candidates: Sequence[Candidate], dropped: Counter[str]) -> Proposals:
+    def _distinct(incumbent: Candidate, candidates: Sequence[Candidate], refusals: Sequence[Refusal]) -> Proposals:
         distinct = {candidate.id: candidate for candidate in candidates if candidate.id != incumbent.id}
-        return Proposals(tuple(distinct.values()), dict(dropped))
+        return Proposals(tuple(distinct.values()), bounded(refusals))
 
     def _question(self, request: UpdateRequest, step: int) -> Question:
         points = [*request.gradient.points, *request.memory][:_MAX_DIRECTIVE_POINTS]
@@ -168,12 +161,13 @@ class Update:
         incumbent: Candidate,
         requests: Sequence[UpdateRequest],
         chosen: Mapping[str, Sequence[Edit]],
-        dropped: Counter[str],
+        refusals: list[Refusal],
     ) -> Candidate:
         instructions, edits = dict(incumbent.instructions), {}
         for request in requests:
             name = request.predictor
-            kept = fitting(chosen.get(name, ()), request, partial(self._stored, name), dropped)
+            kept, refused = within_limits(chosen.get(name, ()), request, partial(self._stored, name))
+            refusals += refused
             if kept:
                 instructions[name] = self._stored(name, apply(request.sentences, kept))[0]
                 edits[name] = tuple(kept)
@@ -186,7 +180,7 @@ class Update:
 
 
 def limits(request: UpdateRequest) -> list[str]:
-    """Return the constraints of a request in words, for the proposer. `allowed` and `holds` are their other half."""
+    """Return the constraints of a request in words, for the proposer. `screen` and `satisfies` are their other half."""
     words = ["Each sentence is general: it holds for every input and quotes no single example."]
     if request.max_edits is not None:
         words.append(f"At most {request.max_edits} edit{'s' if request.max_edits > 1 else ''}.")
@@ -199,82 +193,6 @@ def limits(request: UpdateRequest) -> list[str]:
             if sentences:
                 words.append(f"{effect} ({contrast.gain:.2f}): {' '.join(sentences)}")
     return [*words, *request.directives]
-
-
-def allowed(
-    edits: Sequence[Edit], request: UpdateRequest, copies: Callable[[str], bool], dropped: Counter[str]
-) -> list[Edit]:
-    """Return the edits that keep the constraints one by one, and count the others by rule.
-
-    An added or replacing text of several sentences becomes one edit for each of them.
-    """
-    touched: set[int] = set()
-    kept: list[Edit] = []
-    for edit in edits:
-        for single in _singles(edit):
-            changes = single.op != "add"
-            if changes and single.at in request.frozen:
-                dropped["frozen sentence"] += 1
-            elif not -1 <= single.at < len(request.sentences) or (changes and single.at < 0):
-                dropped["no such sentence"] += 1
-            elif changes and single.at in touched:
-                dropped["second edit of a sentence"] += 1
-            elif "<keep>" in single.text or "</keep>" in single.text:
-                dropped["protected text"] += 1
-            elif single.op in ("add", "replace") and _FRAGMENT.fullmatch(single.text):
-                dropped["no sentence"] += 1
-            elif single.op in ("add", "replace") and not _is_new(single, request, kept):
-                dropped["nothing new"] += 1
-            elif copies(single.text):
-                dropped["copies an example"] += 1
-            else:
-                kept.append(single)
-                if changes:
-                    touched.add(single.at)
-    if request.max_edits is not None and len(kept) > request.max_edits:
-        dropped["more edits than allowed"] += len(kept) - request.max_edits
-    return kept
-
-
-def fitting(
-    edits: Sequence[Edit],
-    request: UpdateRequest,
-    stored: Callable[[str], tuple[str, Sequence[str]]],
-    dropped: Counter[str],
-) -> list[Edit]:
-    """Return the edits that together keep every constraint: all of them, else as many as fit one after another.
-
-    Args:
-        edits: At most as many as the cap.
-        request: Has the constraints.
-        stored: What a text becomes when DSPy has stored it, and its units.
-        dropped: Counts those left out.
-    """
-    if not edits or holds(*stored(apply(request.sentences, edits)), request):
-        return list(edits)
-    kept: list[Edit] = []
-    for edit in edits:
-        if holds(*stored(apply(request.sentences, [*kept, edit])), request):
-            kept.append(edit)
-        else:
-            dropped["breaks a limit together with the others"] += 1
-    return kept
-
-
-def holds(text: str, units: Sequence[str], request: UpdateRequest) -> bool:
-    """Whether a candidate's text, as DSPy reads it back and split into units, keeps every constraint of the request."""
-    if request.max_tokens is not None and count_tokens(text) > request.max_tokens:
-        return False
-    if request.max_edits is not None and count_edits(request.sentences, units) > request.max_edits:
-        return False
-    position = 0
-    for index in sorted(request.frozen):
-        sentence = request.sentences[index].strip()
-        position = text.find(sentence, position)
-        if position < 0:
-            return False
-        position += len(sentence)
-    return bool(text.strip())
 
 
 def choose(
@@ -317,70 +235,9 @@ def plans(
     return [*together[:1], *(alone if len(alone) > 1 else ()), *together[1:]]
 
 
-def parse_edits(reply: str, sentences: Sequence[str]) -> list[Edit]:
-    """Read the proposer's reply: lines of edits, or a whole new text, which is aligned with the old one.
-
-    Args:
-        reply: What the model wrote.
-        sentences: The units of the instruction; the reply numbers them from 1.
-
-    Returns:
-        The edits in the order of the reply. Lines that are no edits are left out if there is any edit.
-    """
-    lines = [_edit(line, len(sentences)) for line in reply.splitlines()]
-    if any(is_edit for is_edit, _ in lines) or not reply.strip():
-        return [edit for _, edit in lines if edit is not None]
-    text = _REASON.sub("", reply).strip()
-    return [replace(edit, reason="from a whole rewrite") for edit in align(sentences, split(text))]
-
-
-def _edit(line: str, num_sentences: int) -> tuple[bool, Edit | None]:
-    """Return whether a line has the form of an edit, and the edit, if it is complete."""
-    match = _OP.match(line)
-    if not match:
-        return False, None
-    op = _SYNONYMS.get(match[1].lower(), match[1].lower())
-    number = int(match[2]) - 1 if match[2] else None
-    rest = line[match.end() :]
-    if not (match[1].isupper() or number is not None or rest.lstrip()[:1] in (":", "|", '"', "“")):
-        return False, None  # "Add the numbers." is a sentence of an instruction.
-    rest = rest[lead.end() :] if (lead := _LEAD.match(rest)) else rest
-    if rest[:1] in ('"', "“"):
-        quoted = _QUOTED.match(rest)
-        if not quoted:
-            return True, None  # The reply was cut off.
-        rest = f"{quoted[1]} BECAUSE {quoted[2]}" if quoted[2] else quoted[1]
-    text, _, reason = rest.partition("BECAUSE")  # Of a quoted text too: some models put the reason inside.
-    text, reason = text.strip(" |,;"), reason.strip(" :")
-    text = text.removesuffix('"') if text.count('"') % 2 else text
-    if op == "add":
-        return True, Edit("add", num_sentences - 1 if number is None else number, text, reason)
-    if number is None or (op == "replace" and not text):
-        return True, None
-    return True, Edit("replace", number, text, reason) if op == "replace" else Edit(
-        "delete", number, "", reason or text
-    )
-
-
 def numbered(sentences: Sequence[str]) -> str:
     """Return the sentences as the proposer sees them, numbered from 1."""
     return "\n".join(f"{index}. {sentence.strip()}" for index, sentence in enumerate(sentences, 1)) or "(empty)"
-
-
-def _singles(edit: Edit) -> list[Edit]:
-    texts = [addressed(unit.strip()) for unit in split(edit.text)]
-    if edit.op not in ("add", "replace") or not texts:
-        return [edit]
-    first = replace(edit, text=texts[0])
-    return [first, *(replace(edit, op="add", text=text) for text in texts[1:])]
-
-
-def _is_new(edit: Edit, request: UpdateRequest, kept: Sequence[Edit]) -> bool:
-    """Whether a new sentence says something that no other sentence says already."""
-    others = [sentence for index, sentence in enumerate(request.sentences) if edit.op == "add" or index != edit.at]
-    others += [other.text for other in kept if other.text]
-    replaced = edit.op == "replace" and _same(request.sentences[edit.at]) == _same(edit.text)
-    return bool(edit.text.strip()) and not replaced and not any(alike(edit.text, other) for other in others)
 
 
 def _sense(edit: Edit) -> tuple[str, int, str]:

@@ -12,7 +12,7 @@ from dspy.teleprompt import Teleprompter
 
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.descent.backward import Backward
-from dspy_dlpo.descent.copying import CopyGuard
+from dspy_dlpo.descent.copies import CopyGuard
 from dspy_dlpo.descent.listeners import Listener, Listeners
 from dspy_dlpo.descent.loop import Loop, Settings
 from dspy_dlpo.descent.selectors import SELECTORS, ComponentSelector
@@ -261,7 +261,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             )
             update = Update(
                 Asker(prompt_model, ledger, budget, num_threads, self.proposer, self.timeout),
-                CopyGuard(data, start.instructions.values()).copies,
+                CopyGuard(data, start.instructions.values()),
                 asked.read_back,
                 protection,
                 num_candidates=self.num_candidates,

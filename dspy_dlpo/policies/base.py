@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
-from dspy_dlpo.core.sentences import Edit
 
 State = Mapping[str, Any]
 """What a policy keeps from step to step: JSON-serializable, replaced and never changed."""

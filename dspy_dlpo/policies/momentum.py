@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_dlpo.core.likeness import alike
 from dspy_dlpo.core.records import Point, StepRecord, UpdateRequest
-from dspy_dlpo.core.sentences import alike
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
 _FORGOTTEN = 0.1

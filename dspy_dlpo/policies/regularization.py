@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dspy_dlpo.core.edits import Edit
+from dspy_dlpo.core.likeness import words
 from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
-from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.copying import words
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
 _PRUNED = "its removal does not lower the score"

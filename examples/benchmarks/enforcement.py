@@ -17,11 +17,13 @@ from collections.abc import Sequence
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from dspy_dlpo.core.edits import Edit, apply, count_edits
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Point, TextualGradient, UpdateRequest
-from dspy_dlpo.core.sentences import Edit, apply, count_edits
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.update import ProposeEdits, allowed, fitting, limits, numbered, parse_edits
+from dspy_dlpo.descent.replies import read_edits
+from dspy_dlpo.descent.screening import screen, within_limits
+from dspy_dlpo.descent.update import ProposeEdits, limits, numbered
 from dspy_dlpo.policies import StepContext, TextualDropout, TextualLearningRate, TextualRegularization
 
 RULES = ("the bound on edits", "frozen sentences", "protected text", "`max_tokens`")
@@ -90,8 +92,8 @@ def broken_rules(text: str, request: UpdateRequest, protection: Protection, prot
 
 def enforced(edits: Sequence[Edit], request: UpdateRequest, protection: Protection) -> str | None:
     """Return the text that keeps every rule, as `Update` makes it; None if no edit is left."""
-    kept = allowed(edits, request, lambda sentence: False, Counter())[: request.max_edits]
-    kept = fitting(kept, request, lambda text: (text, protection.split("self", text)[0]), Counter())
+    kept = screen(edits, request, lambda sentence: "").kept[: request.max_edits]
+    kept = within_limits(kept, request, lambda text: (text, protection.split("self", text)[0])).kept
     return apply(request.sentences, kept) if kept else None
 
 
@@ -110,7 +112,7 @@ def measure(signature: type[dspy.Signature], num_requests: int) -> Counter[str]:
         except AdapterParseError:
             counts["no reply"] += 1
             continue
-        edits = parse_edits(reply, request.sentences)
+        edits = read_edits(reply, request.sentences)
         whole = signature is RewriteInstruction
         valid = [edit for edit in edits if -1 <= edit.at < len(request.sentences)]
         broken = broken_rules(reply if whole else apply(request.sentences, valid), request, protection, protected)

@@ -22,7 +22,8 @@ from dspy_dlpo.benchmarks.simulation.world import CUE, INSTRUCTION, Rule
 from dspy_dlpo.core.sentences import split
 from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.critic import Critique
-from dspy_dlpo.descent.update import ProposeEdits, numbered, parse_edits
+from dspy_dlpo.descent.replies import read_edits
+from dspy_dlpo.descent.update import ProposeEdits, numbered
 
 NUM_DRAWS = 400
 PROPOSE = generate_instruction_class(use_instruct_history=False)
@@ -244,7 +245,7 @@ def edits(instruction: str, criticism: str, limits: str = "At most 4 edits.") ->
     reply = dspy.Predict(ProposeEdits)(
         instruction=numbered(sentences), criticism=fenced(criticism), limits=limits
     ).edits
-    return parse_edits(reply, sentences)
+    return read_edits(reply, sentences)
 
 
 def test_whoever_asks_for_edits_loses_nothing(sim: Simulation) -> None:

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_dlpo.core.sentences import Edit, align, alike, apply, count_edits, frozen_by, split
+from dspy_dlpo.core.edits import Edit, align, apply, count_edits
+from dspy_dlpo.core.likeness import alike
+from dspy_dlpo.core.sentences import frozen_by, split
 
 PIECES = st.sampled_from(
     [

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_dlpo import DLPOResult, Gain, TextualRegularization
+from dspy_dlpo.core.edits import Edit, apply
 from dspy_dlpo.core.records import (
     Candidate,
     Point,
@@ -22,7 +23,7 @@ from dspy_dlpo.core.records import (
     Trial,
     UpdateRequest,
 )
-from dspy_dlpo.core.sentences import Edit, apply, split
+from dspy_dlpo.core.sentences import split
 from dspy_dlpo.descent.origins import Removal, provenance
 from tests.scripted import Oracle, examples
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import string
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import dspy
@@ -10,13 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_dlpo.core.edits import Edit, count_edits
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate, Contrast, Point, TextualGradient, UpdateRequest
-from dspy_dlpo.core.sentences import Edit, count_edits
+from dspy_dlpo.core.records import Candidate, Contrast, Point, Refusal, TextualGradient, UpdateRequest
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.update import Update, allowed, choose, limits, numbered, parse_edits, plans
+from dspy_dlpo.descent.replies import read_edits
+from dspy_dlpo.descent.screening import screen
+from dspy_dlpo.descent.update import Update, choose, limits, numbered, plans
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
+
+
+def no_cats(sentence: str) -> str:
+    return "copies an example" if "legs of a cat" in sentence else ""
+
+
+def rules_of(refusals: Sequence[Refusal]) -> dict[str, int]:
+    return dict(Counter(each.rule for each in refusals for _ in range(each.times)))
 
 
 def protection(text: str, *protect: str) -> Protection:
@@ -39,7 +50,7 @@ def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, pro
     text = "".join(asked.sentences)
     return Update(
         lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]  # A stand-in.
-        lambda sentence: "legs of a cat" in sentence,
+        no_cats,
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
         num_candidates=num_candidates,
@@ -71,29 +82,28 @@ def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, pro
     ],
 )
 def test_edit_lines_are_read_as_models_write_them(reply: str, edits: list[Edit]) -> None:
-    assert parse_edits(reply, SENTENCES) == edits
+    assert read_edits(reply, SENTENCES) == edits
 
 
 def test_whole_rewrite_is_turned_into_edits() -> None:
-    edits = parse_edits("Read the question. Think twice. Answer in one word. Be kind.", SENTENCES)
+    edits = read_edits("Read the question. Think twice. Answer in one word. Be kind.", SENTENCES)
     assert [(edit.op, edit.at, edit.text) for edit in edits] == [("replace", 1, "Think twice."), ("add", 2, "Be kind.")]
 
 
 def test_reasons_in_a_rewrite_are_no_sentences() -> None:
-    edits = parse_edits("Read the question. BECAUSE it matters.\nThink twice.\nBECAUSE it is hard.", SENTENCES[:1])
+    edits = read_edits("Read the question. BECAUSE it matters.\nThink twice.\nBECAUSE it is hard.", SENTENCES[:1])
     assert [edit.text for edit in edits] == ["Think twice."]
 
 
 def test_sentence_about_the_instruction_is_taken_for_what_it_should_say_or_left_out() -> None:
     text = "The instruction should state that names come first. The instruction must be clearer."
-    dropped: Counter[str] = Counter()
-    kept = allowed([Edit("add", 2, text)], request(), lambda sentence: False, dropped)
+    kept, refusals = screen([Edit("add", 2, text)], request(), lambda sentence: "")
     assert [edit.text for edit in kept] == ["Names come first."]
-    assert dropped == {"nothing new": 1}
+    assert rules_of(refusals) == {"nothing new": 1}
 
 
 def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
-    edits = parse_edits("Add the numbers, then double them.\nDelete nothing.", ("Read. ",))
+    edits = read_edits("Add the numbers, then double them.\nDelete nothing.", ("Read. ",))
     assert [edit.text for edit in edits if edit.text] == ["Add the numbers, then double them.", "Delete nothing."]
 
 
@@ -109,17 +119,18 @@ def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
         (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
     ],
 )
-def test_edit_that_breaks_a_rule_is_dropped_and_counted(edit: Edit, rule: str) -> None:
-    dropped: Counter[str] = Counter()
-    assert allowed([edit], request(frozen=frozenset({0})), lambda sentence: "legs of a cat" in sentence, dropped) == []
-    assert dropped == {rule: 1}
+def test_edit_that_breaks_a_rule_is_refused_with_its_text(edit: Edit, rule: str) -> None:
+    asked = request(frozen=frozenset({0}))
+    kept, refusals = screen([edit], asked, no_cats)
+    text = asked.sentences[0].strip() if edit.op == "delete" and edit.at == 0 else edit.text.strip()
+    assert (kept, refusals) == ([], [Refusal(rule, text, "self")])
 
 
 def test_added_text_of_three_sentences_counts_as_three_edits() -> None:
     proposals = propose('ADD "Be brief now. Be kind always. Be right, please."', request(max_edits=2), 1)
     (candidate,) = proposals.candidates
     assert candidate.instructions["self"] == "".join(SENTENCES) + "\nBe brief now.\nBe kind always."
-    assert proposals.dropped == {"more edits than allowed": 1}
+    assert rules_of(proposals.refusals) == {"more edits than allowed": 1}
 
 
 def test_first_candidate_holds_the_sentences_of_the_critic_and_the_second_those_of_the_proposer() -> None:
@@ -230,7 +241,7 @@ def test_edits_that_fit_survive_one_that_does_not() -> None:
     proposals = propose(f'ADD "{long}." \nADD "Be brief."\nDELETE 2', request(max_tokens=30), 1)
     (candidate,) = proposals.candidates
     assert candidate.instructions["self"] == "Read the question. Answer in one word.\nBe brief."
-    assert proposals.dropped == {"breaks a limit together with the others": 1}
+    assert rules_of(proposals.refusals) == {"breaks a limit together with the others": 1}
 
 
 def test_deleting_every_sentence_is_no_candidate() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import (
     Candidate,
     Outcome,
@@ -17,7 +18,6 @@ from dspy_dlpo.core.records import (
     Trial,
     UpdateRequest,
 )
-from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.policies import (
     PRESETS,
     Policy,

@@ -17,9 +17,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dspy_dlpo.benchmarks.simulation.scripted import fields
+from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRecord, Threshold, Trial, UpdateRequest
 from dspy_dlpo.core.records import TextualGradient as Gradient
-from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.views.lines import Lines
 from dspy_dlpo.views.live import LiveView

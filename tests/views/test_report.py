@@ -15,11 +15,13 @@ from typing import Any
 import dspy
 import pytest
 
+from dspy_dlpo.core.edits import Edit, apply
 from dspy_dlpo.core.records import (
     Call,
     Candidate,
     Outcome,
     Point,
+    Refusal,
     Rollout,
     RunInfo,
     Spending,
@@ -29,7 +31,7 @@ from dspy_dlpo.core.records import (
     Trial,
     UpdateRequest,
 )
-from dspy_dlpo.core.sentences import Edit, apply, split
+from dspy_dlpo.core.sentences import split
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.views.report import render
 from dspy_dlpo.views.report.charts import score_chart, spending_charts
@@ -113,7 +115,7 @@ def made_up(num_steps: int = 12, say: Callable[[str], str] = said) -> DLPOResult
                 remarks={say("replies that praise everything"): 2},
                 requests=(UpdateRequest(name, sentences, gradient, max_edits=4),),
                 candidates=made,
-                dropped_edits={"copies an example": 1},
+                refusals=(Refusal("copies an example", say("What of topic alpha?"), name, 2),),
                 race=(0.25, 0.0),
                 trial=Trial(made[0].id, incumbent.id, differences, 40, threshold, accepted),
             )

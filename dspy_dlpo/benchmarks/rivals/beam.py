@@ -26,7 +26,7 @@ from dspy_dlpo.benchmarks.rivals.plans import APO_SUCCESSORS
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Candidate, UpdateRequest
 from dspy_dlpo.descent.backward import Backward
-from dspy_dlpo.descent.copying import CopyGuard
+from dspy_dlpo.descent.copies import CopyGuard
 from dspy_dlpo.descent.update import Update
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits
@@ -138,7 +138,7 @@ class _Search:
         self._backward = Backward(self._ask, self._data, show_gold=True, top_score=1.0)
         self._update = Update(
             self._ask,
-            CopyGuard(self._data, self.student.instructions.values()).copies,
+            CopyGuard(self._data, self.student.instructions.values()),
             student.read_back,
             self._protection,
             num_candidates=APO_SUCCESSORS // 2,

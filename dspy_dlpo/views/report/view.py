@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Candidate, Spending, StepRecord
-from dspy_dlpo.core.sentences import Edit
 from dspy_dlpo.descent.origins import Origin, provenance
 from dspy_dlpo.descent.outcome import RunResult
 

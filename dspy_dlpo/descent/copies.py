@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from dspy_dlpo.core.likeness import words
 from dspy_dlpo.runtime.data import Data
 
 _SPAN = 8
@@ -46,17 +47,18 @@ class CopyGuard:
         self._answers: dict[int, set[str]] = {}
         self._labels: set[frozenset[str]] = set()
 
-    def copies(self, sentence: str) -> bool:
-        """Whether the sentence copies an example."""
+    def __call__(self, sentence: str) -> str:
+        """Return the rule by which the sentence copies an example, empty if it copies none."""
         if self._spans is None:
             self._read()
         said = words(sentence)
-        return (
+        is_copy = (
             not {" ".join(words(_HEADING.sub("", sentence))), *spans(sentence)}.isdisjoint(self._spans or ())
             or not self._shapes.isdisjoint(_shapes(sentence))
             or frozenset({*said} - ABOUT_ANSWERS) in self._labels
             or any(gram in answers for size, answers in self._answers.items() for gram in _grams(said, size))
         )
+        return "copies an example" if is_copy else ""
 
     def _read(self) -> None:
         self._spans, counts = set(), Counter[str]()
@@ -74,11 +76,6 @@ class CopyGuard:
                 self._answers.setdefault(len(answer.split()), set()).add(answer)
         self._spans -= {span for span in self._spans if span in self._own}
         self._shapes -= _shapes(self._instructions)
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text, in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def spans(text: str) -> set[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from dspy_dlpo.descent.copying import CopyGuard
+from dspy_dlpo.descent.copies import CopyGuard
 from dspy_dlpo.runtime.data import prepare
 
 EXAMPLES = [
@@ -38,7 +38,7 @@ EXAMPLES = [
 )
 def test_spans_of_inputs_answers_alone_and_answers_of_one_example_are_copies(sentence: str, copied: bool) -> None:
     guard = CopyGuard(prepare(EXAMPLES, None, 0), ["Answer the question."])
-    assert guard.copies(sentence) is copied
+    assert bool(guard(sentence)) is copied
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,10 @@ def test_spans_of_inputs_answers_alone_and_answers_of_one_example_are_copies(sen
 def test_a_sentence_of_an_input_with_other_names_or_numbers_is_a_copy(sentence: str, copied: bool) -> None:
     said = "Ann says Bob lies. Ian tells the truth. Cid has 3 of them. Jo is 12. Ask Dan. Speak with Yes or No."
     examples = [dspy.Example(puzzle=said, answer="no").with_inputs("puzzle"), *EXAMPLES]
-    assert CopyGuard(prepare(examples, None, 0), ["Answer with True or False."]).copies(sentence) is copied
+    assert CopyGuard(prepare(examples, None, 0), ["Answer with True or False."])(sentence) == (
+        "copies an example" if copied else ""
+    )
 
 
 def test_what_the_student_says_is_no_copy() -> None:
-    assert not CopyGuard(prepare(EXAMPLES, None, 0), ["Beware of the red fox."]).copies("The red fox is wily.")
+    assert not CopyGuard(prepare(EXAMPLES, None, 0), ["Beware of the red fox."])("The red fox is wily.")
