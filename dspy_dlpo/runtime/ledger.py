@@ -11,9 +11,10 @@ failure: with that step it is settled, for the steps after it would not be the s
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -21,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
+from dspy_dlpo.core.plain import jsonable
 from dspy_dlpo.core.records import Rollout, Spending, StepRecord
 from dspy_dlpo.policies import State
-from dspy_dlpo.runtime.fingerprint import HASH
+from dspy_dlpo.runtime.fingerprint import CODE, HASH
+from dspy_dlpo.runtime.wal import is_whole
 
 LEDGER = "ledger.sqlite"
 """Name of the file in the run's folder."""
@@ -49,6 +53,8 @@ _FORGOTTEN = "forgotten"
 _ROLLOUT = TypeAdapter(Rollout)
 _STEP = TypeAdapter(StepRecord)
 _SPENDING = TypeAdapter(Spending)
+_REPLY = TypeAdapter(dict[str, dict[str, str] | None])
+_logger = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -59,24 +65,26 @@ class Ledger:
 
     Args:
         log_dir: The run's folder, made if need be; None to keep the ledger in memory.
-        settings: What decides the run's course, by name, as short texts. A run is resumed only with equal settings.
+        settings: What decides the run's course, by name, as short texts. A run is resumed only with equal settings;
+            where only code differs (names that begin with `CODE`), a warning names it and the run goes on.
 
     Attributes:
         forgotten: LM calls, tokens and dollars of what failed in earlier sessions and is tried again.
 
     Raises:
-        ValueError: If the run in the folder was made with other settings, or the file is not such a ledger or of
-            another version. The file is left as it is. Damage behind its first page may only be noticed when that is
-            read, by this class or one of its methods.
-        OSError: If the file cannot be opened.
+        ValueError: If `log_dir` is no folder, the run in it was made with other settings, or the file is not such a
+            ledger, of another version or damaged. The file is left as it is. Damage behind its first page may only be
+            noticed when that is read, by this class or one of its methods.
+        OSError: If the folder cannot be made or the file cannot be opened.
         RuntimeError: If another process has the run open.
     """
 
     def __init__(self, log_dir: str | Path | None, settings: Mapping[str, str]) -> None:
         self._path = None if log_dir is None else Path(log_dir) / LEDGER
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._path.parent)
             refuse_what_is_not_ours(self._path)
+        self._is_missed = False
         self._file = sqlite3.connect(
             self._path or ":memory:", isolation_level=None, timeout=0.2, check_same_thread=False
         )
@@ -89,11 +97,10 @@ class Ledger:
             raise RuntimeError(
                 f"Another process has {self._path} open. Wait for it, or use a new `log_dir`."
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:
             self.close()
-            raise damaged(self._path, error) from error
-        except ValueError:
-            self.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise damaged(self._path, error) from error
             raise
 
     def _open(self, settings: Mapping[str, str]) -> None:
@@ -107,26 +114,42 @@ class Ledger:
             self._file.execute("COMMIT")
         self._file.execute("PRAGMA journal_mode=WAL")
         self._file.execute("PRAGMA synchronous=NORMAL")
-        before = dict(self._file.execute("SELECT name, value FROM settings"))
-        if other := [
-            name if HASH in old + new else f"{name}: {old} then, {new} now"
-            for name in sorted({*before, *settings})
-            if (old := before.get(name, "none")) != (new := settings.get(name, "none"))
-        ]:
+        with reading(self._path):
+            before = {str(name): str(value) for name, value in self._file.execute("SELECT name, value FROM settings")}
+        changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+        if other := [name for name in changed if not name.startswith(CODE)]:
+            old, new = ({name: each.get(name, "none") for name in other} for each in (before, settings))
+            told = (
+                name if HASH in old[name] + new[name] else f"{name}: {old[name]} then, {new[name]} now"
+                for name in other
+            )
             raise ValueError(
-                f"Run {self._path.parent if self._path else ''} was made with other settings: {'; '.join(other)}. "
+                f"Run {self._path.parent if self._path else ''} was made with other settings: {'; '.join(told)}. "
                 "Use a new `log_dir`, or restore them."
             )
+        if changed:
+            _logger.warning(
+                "Since the run in %s was made, this changed: %s. The run goes on, and what it has paid for counts as "
+                "the old code made it. Use a new `log_dir` if the change matters.",
+                self._path.parent if self._path else "",
+                ", ".join(changed),
+            )
+            self._file.execute("BEGIN")
+            self._file.executemany("DELETE FROM settings WHERE name = ?", [(name,) for name in changed])
+            known = [(name, settings[name]) for name in changed if name in settings]
+            self._file.executemany("INSERT INTO settings VALUES (?, ?)", known)
+            self._file.execute("COMMIT")
         self.forgotten = self._forget_failures()
 
     def _forget_failures(self) -> Spending:
         """Drop what failed and was not settled, to be tried again; return what all that was dropped so far had cost."""
-        note = self._read("SELECT value FROM notes WHERE name = ?", _FORGOTTEN)
-        rollouts = self._file.execute("SELECT record FROM rollouts WHERE settled = 0").fetchall()
-        replies = self._file.execute("SELECT spent FROM replies WHERE settled = 0").fetchall()
-        spent = [_ROLLOUT.validate_json(record).spent for (record,) in rollouts]
-        spent += [_SPENDING.validate_json(record) for (record,) in replies]
-        forgotten = reduce(add, spent, _SPENDING.validate_json(note[0]) if note else Spending())
+        with reading(self._path):
+            note = self._file.execute("SELECT value FROM notes WHERE name = ?", [_FORGOTTEN]).fetchone()
+            rollouts = self._file.execute("SELECT record FROM rollouts WHERE settled = 0").fetchall()
+            replies = self._file.execute("SELECT spent FROM replies WHERE settled = 0").fetchall()
+            spent = [_ROLLOUT.validate_json(record).spent for (record,) in rollouts]
+            spent += [_SPENDING.validate_json(record) for (record,) in replies]
+            forgotten = reduce(add, spent, _SPENDING.validate_json(note[0]) if note else Spending())
         forgotten = replace(forgotten, metric_calls=0, seconds=0.0)
         if spent:
             self._file.execute("BEGIN")
@@ -139,8 +162,10 @@ class Ledger:
     def rollout(self, candidate: str, example: str, repeat: int = 0) -> Rollout | None:
         """Return what was paid for this candidate on this example, if it was."""
         where = "candidate = ? AND example = ? AND repeat = ?"
-        row = self._read(f"SELECT record FROM rollouts WHERE {where}", candidate, example, repeat)
-        return _ROLLOUT.validate_json(row[0]) if row else None
+        with reading(self._path):
+            statement = f"SELECT record FROM rollouts WHERE {where}"
+            row = self._file.execute(statement, (candidate, example, repeat)).fetchone()
+            return _ROLLOUT.validate_json(row[0]) if row else None
 
     def add_rollout(self, rollout: Rollout) -> None:
         """Keep a rollout; a lost one only counts on resume once it is settled."""
@@ -149,17 +174,19 @@ class Ledger:
 
     def reply(self, key: str) -> tuple[dict[str, Any], Spending] | None:
         """Return the reply of critic or proposer to the request of this key, and what it cost, if it was paid for."""
-        row = self._read("SELECT reply, spent FROM replies WHERE key = ?", key)
-        return (json.loads(row[0]), _SPENDING.validate_json(row[1])) if row else None
+        with reading(self._path):
+            row = self._file.execute("SELECT reply, spent FROM replies WHERE key = ?", (key,)).fetchone()
+            return (_REPLY.validate_json(row[0]), _SPENDING.validate_json(row[1])) if row else None
 
     def add_reply(self, key: str, reply: Mapping[str, Any], spent: Spending, *, failed: bool = False) -> None:
         """Keep a reply; that of a failed call only counts on resume once it is settled."""
-        values = (key, json.dumps(reply), _json(_SPENDING, spent), not failed)
+        values = (key, json.dumps(jsonable(reply)), _json(_SPENDING, spent), not failed)
         self._write("INSERT INTO replies VALUES (?, ?, ?, ?)", *values)
 
     def add_step(self, record: StepRecord, states: Sequence[State]) -> None:
         """Keep the record of a completed step, and the states of the policies after it; settle what failed in it."""
-        values = (record.step, _json(_STEP, record), json.dumps(states))
+        self._check_that_it_is_there()
+        values = (record.step, _json(_STEP, record), json.dumps(jsonable(states)))
         self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
         self.settle()
 
@@ -167,25 +194,35 @@ class Ledger:
         """Drop the records of steps from an index on: those of an earlier run with more steps."""
         self._write("DELETE FROM steps WHERE step >= ?", start)
 
-    def add_note(self, name: str, value: str) -> None:
-        """Keep a text for those who look at the run: what it was made with, how it ended."""
-        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", name, value)
+    def add_notes(self, **notes: Any) -> None:
+        """Keep values for those who look at the run, all or none: what it was made with, how it ended.
 
-    def unsettle(self, candidate: str) -> None:
-        """Let the rollouts of a candidate be tried again on resume."""
-        self._write("UPDATE rollouts SET settled = 0 WHERE candidate = ?", candidate)
+        Each is kept as JSON; None says that there is nothing yet.
+        """
+        texts = [(name, "" if note is None else json.dumps(jsonable(note))) for name, note in notes.items()]
+        self._write("BEGIN")
+        for each in texts:
+            self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", *each)
+        self._write("COMMIT")
+
+    def unsettle(self, candidate: str, example: str | None = None) -> None:
+        """Let the rollouts of a candidate, on one example or on all, be tried again on resume."""
+        where = "candidate = ?1 AND (?2 IS NULL OR example = ?2)"
+        self._write(f"UPDATE rollouts SET settled = 0 WHERE {where}", candidate, example)
 
     def settle(self) -> None:
         """Let the failures so far stand: what follows builds on them."""
         for table in ("rollouts", "replies"):
             self._write(f"UPDATE {table} SET settled = 1 WHERE settled = 0")
 
-    def _read(self, statement: str, *values: Any) -> Any:
-        """Return the first row, None if there is none."""
-        try:
-            return self._file.execute(statement, values).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise damaged(self._path, error) from error
+    def _check_that_it_is_there(self) -> None:
+        if self._path is not None and not self._path.exists() and not self._is_missed:
+            self._is_missed = True
+            _logger.warning(
+                "%s is gone: somebody deleted or moved it while the run goes on. The run ends as usual, but cannot be "
+                "resumed or read later.",
+                self._path,
+            )
 
     def _write(self, statement: str, *values: Any) -> None:
         try:
@@ -206,7 +243,8 @@ class Ledger:
 def refuse_what_is_not_ours(path: Path) -> None:
     """Raise ValueError unless a file is empty, absent, or a ledger of this version.
 
-    It looks at the head of the file without a lock or a file beside it, so that what is not ours stays as it is.
+    It looks at the head of the file without a lock or a file beside it, so that what is not ours stays as it is. A
+    damaged write-ahead log is refused too: SQLite would take what it can read of it, and say nothing of the rest.
     """
     if not path.exists() or path.stat().st_size == 0:
         return
@@ -220,15 +258,54 @@ def refuse_what_is_not_ours(path: Path) -> None:
             raise damaged(path, error) from error
     if application != _APPLICATION_ID:
         raise ValueError(f"{path} is not a ledger of dspy_dlpo. Use a new `log_dir`.")
+    if not is_whole(beside := path.with_name(f"{path.name}-wal")):
+        raise ValueError(
+            f"{path} is damaged: its last entries are in {beside.name}, which cannot be read. Use a new `log_dir`, or "
+            f"delete {beside.name} to go on without them."
+        )
     if version != _SCHEMA_VERSION:
         age = "a newer" if version > _SCHEMA_VERSION else "an older"
         raise ValueError(f"{path} is of {age} dspy_dlpo (schema {version}). Use that, or a new `log_dir`.")
 
 
+def _make_folder(folder: Path) -> None:
+    if folder.is_symlink() and not folder.exists():
+        raise ValueError(f"`log_dir` must be a folder, but {folder} is a link to nothing. Mend it, or use another.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`log_dir` must be a folder, but {folder} is a file. Use another.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"`log_dir` must be a folder that can be made, but {folder} cannot: {error}. Use another."
+        ) from error
+
+
+@contextmanager
+def reading(path: Path | None) -> Iterator[None]:
+    """Turn whatever damage makes of reading a ledger into one error; of a lock it says nothing.
+
+    Raises:
+        ValueError: If what was read is no record.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+        raise damaged(path, error) from error
+    except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise damaged(path, error) from error
+
+
 def _json(kind: TypeAdapter[Any], value: Any) -> str:
-    return kind.dump_json(value).decode()
+    try:
+        return kind.dump_json(value).decode()
+    except (PydanticSerializationError, ValueError):  # A text with half a character, a value that is no JSON.
+        return json.dumps(jsonable(value))
 
 
-def damaged(path: Path | None, error: sqlite3.DatabaseError) -> ValueError:
-    """Return the error for a file that SQLite cannot read."""
-    return ValueError(f"{path} is damaged or not a ledger ({error}). Use a new `log_dir`.")
+def damaged(path: Path | None, error: Exception) -> ValueError:
+    """Return the error for a file that SQLite, or a record of it that we, cannot read."""
+    reason = str(error).partition("\n")[0]
+    return ValueError(f"{path} is damaged or not a ledger ({reason}). Use a new `log_dir`.")

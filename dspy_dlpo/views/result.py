@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 import dspy
 
+from dspy_dlpo.core.plain import jsonable
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.descent.loop import Walk
 from dspy_dlpo.descent.origins import provenance
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.budget import Budget
-from dspy_dlpo.runtime.data import Data, check_examples
+from dspy_dlpo.runtime.data import Data, as_examples
 from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
 from dspy_dlpo.runtime.metric import Metric
@@ -90,7 +90,7 @@ class DLPOResult(RunResult):
             dspy.LMError: If a language model fails in a way that no retry can mend.
             RuntimeError: If no example was scored for both.
         """
-        check_examples("testset", testset)
+        testset = as_examples("testset", testset)
         names = tuple(f"test:{index}" for index in range(len(testset)))
         budget = Budget(None)
         ledger = Ledger(None, {})
@@ -187,7 +187,7 @@ class DLPOResult(RunResult):
         Returns:
             The attributes by name, ready for `json.dumps`. A score that is not known is NaN.
         """
-        return _plain(self)  # type: ignore[no-any-return]  # A dataclass becomes a dict.
+        return dict(jsonable(self))
 
 
 def result_of(walk: Walk, forward: Forward, valset: Sequence[str], **settings: Any) -> DLPOResult:
@@ -265,15 +265,3 @@ class CandidatePrograms(Sequence[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return value

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 
 from dspy_dlpo.core.records import RunInfo, Spending, StepRecord
 from dspy_dlpo.descent.statistics import Gain
-from dspy_dlpo.runtime.ledger import LEDGER, Ledger, damaged, refuse_what_is_not_ours
+from dspy_dlpo.runtime.ledger import LEDGER, Ledger, reading
+from dspy_dlpo.runtime.reading import read_run
 from dspy_dlpo.views.result import DLPOResult
 
 NOT_ENDED = "not ended"
@@ -25,15 +23,13 @@ _RUN, _RESULT, _STEP = TypeAdapter(RunInfo), TypeAdapter(DLPOResult), TypeAdapte
 
 def keep_start(ledger: Ledger, run: RunInfo) -> None:
     """Keep what a run is made with, and that it has not ended."""
-    ledger.add_note("run", _RUN.dump_json(run).decode())
-    ledger.add_note("result", "")
+    ledger.add_notes(run=run, result=None)
 
 
 def keep_end(ledger: Ledger, result: DLPOResult) -> None:
     """Keep how a run ended. Its steps are in the ledger already."""
     ledger.forget_steps(len(result.history))
-    # Without its steps; a student that was never scored has NaN, which JSON proper lacks.
-    ledger.add_note("result", to_json(replace(result, history=()), inf_nan_mode="constants").decode())
+    ledger.add_notes(result=replace(result, history=()))
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -55,27 +51,15 @@ def load_result(log_dir: str | Path) -> DLPOResult:
     Raises:
         FileNotFoundError: If there is no run.
         ValueError: If the file is no ledger, of another version, or damaged; or if the run had not begun.
+        OSError: If the file cannot be read.
         RuntimeError: If a process has the run open.
     """
-    path = Path(log_dir) / LEDGER
-    if not path.is_file():
-        raise FileNotFoundError(f"No run in {log_dir}: it has no {LEDGER}. Give the `log_dir` of a run.")
-    refuse_what_is_not_ours(path)
-    try:
-        with closing(sqlite3.connect(path, timeout=0.2)) as file:
-            notes = dict(file.execute("SELECT name, value FROM notes"))
-            steps = [
-                _STEP.validate_json(record) for (record,) in file.execute("SELECT record FROM steps ORDER BY step")
-            ]
-    except sqlite3.OperationalError as error:
-        raise RuntimeError(f"Another process has {path} open: the run is going on ({error}).") from error
-    except sqlite3.DatabaseError as error:
-        raise damaged(path, error) from error
-    if "run" not in notes:
-        raise ValueError(f"The run in {log_dir} ended before it began. Make it again.")
-    if notes["result"]:
-        return replace(_RESULT.validate_json(notes["result"]), history=tuple(steps))
-    return _so_far(_RUN.validate_json(notes["run"]), steps, str(log_dir))
+    notes, records = read_run(log_dir)
+    with reading(Path(log_dir) / LEDGER):
+        steps = [_STEP.validate_json(record) for record in records]
+        if notes.get("result"):
+            return replace(_RESULT.validate_json(notes["result"]), history=tuple(steps))
+        return _so_far(_RUN.validate_json(notes["run"]), steps, str(log_dir))
 
 
 def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Reading a run's ledger without going on with it: also while it cannot be written, as on read-only storage."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from dspy_dlpo.runtime.ledger import LEDGER, damaged, reading, refuse_what_is_not_ours
+
+
+def read_run(log_dir: str | Path) -> tuple[dict[str, str], list[str]]:
+    """Return the notes of a run by name, and the records of its steps, each as JSON.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If the file is no ledger, of another version, or damaged; or if the run had not begun.
+        OSError: If the file cannot be read.
+        RuntimeError: If a process has the run open.
+    """
+    path = Path(log_dir) / LEDGER
+    if not path.is_file():
+        raise FileNotFoundError(f"No run in {log_dir}: it has no {LEDGER}. Give the `log_dir` of a run.")
+    with path.open("rb"):
+        """Tells now whether it may be read, in the words of the operating system."""
+    refuse_what_is_not_ours(path)
+    try:
+        notes, steps = _read(path)
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise RuntimeError(f"Another process has {path} open: the run is going on ({error}).") from error
+        notes, steps = _read_copy(path)
+    if "run" not in notes:
+        raise ValueError(f"The run in {log_dir} ended before it began. Make it again.")
+    return notes, steps
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[str]]:
+    with reading(path), closing(sqlite3.connect(path, timeout=0.2)) as file:
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+        if not {"notes", "steps"} <= tables:  # It died while it made the file.
+            return {}, []
+        notes = {str(name): str(value) for name, value in file.execute("SELECT name, value FROM notes")}
+        return notes, [str(record) for (record,) in file.execute("SELECT record FROM steps ORDER BY step")]
+
+
+def _read_copy(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Read a copy: SQLite opens no file of this kind where it cannot write beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (path.name, f"{path.name}-wal"):
+            if path.with_name(name).is_file():
+                shutil.copyfile(path.with_name(name), Path(folder, name))
+        try:
+            return _read(Path(folder, path.name))
+        except sqlite3.OperationalError as error:
+            raise damaged(path, error) from error
