@@ -16,7 +16,7 @@ from typing import Any
 from dspy_dlpo.core.edits import Edit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spending:
     """What something cost.
 
@@ -40,6 +40,20 @@ class Spending:
     def tokens(self) -> int:
         """Tokens sent and received."""
         return self.input_tokens + self.output_tokens
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the counts and the dollars by name; None for dollars that are not known."""
+        return {
+            "metric_calls": self.metric_calls,
+            "lm_calls": self.lm_calls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost": self.cost,
+        }
+
+    def __repr__(self) -> str:
+        cost = "cost unknown" if self.cost is None else f"${self.cost:.4g}"
+        return f"Spending({self.metric_calls} metric calls, {self.lm_calls} LM calls, {self.tokens} tokens, {cost})"
 
     def __add__(self, other: Spending) -> Spending:
         return Spending(
@@ -325,6 +339,8 @@ class StepRecord:
         skipped: Why no trial took place; None if one did. `outcome` is what to show.
         best: Id of the best candidate on the valset after the step.
         best_score: Its mean score on the validation examples it was scored on.
+        student_score: Mean score of the student on the same examples.
+        best_examples: On how many of them that is; 0 if that is not known.
         unparsed: Critic and proposer calls so far without a usable reply, even when asked for again.
         lost: Rollouts lost by the end of the step to failing language models or the time limit.
         spent: What the run had cost by the end of the step.
@@ -346,6 +362,8 @@ class StepRecord:
     skipped: Outcome | None = None
     best: str = ""
     best_score: float = 0.0
+    student_score: float = 0.0
+    best_examples: int = 0
     unparsed: int = 0
     lost: int = 0
     spent: Spending = Spending()
@@ -379,12 +397,17 @@ class StepRecord:
         return None if None in caps else max((cap for cap in caps if cap is not None), default=None)
 
     def numbers(self) -> dict[str, float]:
-        """Return the figures of the step by name, for tables and trackers; those that it does not have are left out."""
-        trial, spent = self.trial, self.spent
-        known = {
+        """Return the figures of the step by name, for trackers; those that it does not have are left out."""
+        return {name: float(number) for name, number in self.figures().items() if number is not None}
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures of the step by name, for tables: every step has the same names, in the same order."""
+        trial = self.trial
+        return {
             "score": self.score,
             "loss": self.loss,
             "best_score": self.best_score,
+            "best_examples": self.best_examples or None,
             "num_candidates": len(self.candidates),
             "accepted": None if trial is None else trial.accepted,
             "trial_gain": None if trial is None else trial.gain,
@@ -392,15 +415,10 @@ class StepRecord:
             "threshold": None if trial is None else trial.threshold.level,
             "temperature": self.temperature,
             "max_edits": self.max_edits,
-            "metric_calls": spent.metric_calls,
-            "lm_calls": spent.lm_calls,
-            "input_tokens": spent.input_tokens,
-            "output_tokens": spent.output_tokens,
-            "cost": spent.cost,
+            **self.spent.figures(),
             "unparsed": self.unparsed,
             "lost": self.lost,
         }
-        return {name: float(number) for name, number in known.items() if number is not None}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What hears of a run while it goes on: the terminal view and the trackers are written on it, and users can too."""
+"""What hears of a run while it goes on. The terminal views and the trackers are listeners; users write their own."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ _logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Hears of a run. Override what you need; all are called in the thread that called `compile`, one at a time.
+    """Follows a run. Override what you need; all methods are called in the thread that called `compile`, one at a time.
 
     A listener that raises is reported in the log, and the run goes on. A resumed run tells its listeners everything
     again, from the first step.
     """
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
-        """Hear that a run begins.
+        """Called when a run starts.
 
         Args:
             run: What it was made with.
             budget: Its limits and, at any time, what it has spent. `budget.stop(reason)` ends the run gracefully.
         """
 
+    def on_phase(self, phase: str) -> None:
+        """Called when the run turns to something else.
+
+        Args:
+            phase: In words: `scoring the student`, `running the minibatch`, `asking the critic`, ...
+        """
+
     def on_candidate(self, candidate: Candidate, step: int) -> None:
-        """Hear of a candidate that was not seen before.
+        """Called for each candidate that was not seen before.
 
         Args:
             candidate: Its instructions and edits.
@@ -39,14 +46,14 @@ class Listener:
         """
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Hear of a completed step; it is in the ledger already.
+        """Called after each completed step, which is in the ledger already.
 
         Args:
             record: All that the step did, and what the run had spent by its end.
         """
 
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
-        """Hear how the run ended.
+        """Called when the run has ended.
 
         Args:
             result: What it found, also without `track_stats`.
@@ -54,7 +61,7 @@ class Listener:
         """
 
     def on_run_error(self, error: BaseException) -> None:
-        """Hear that the run ended in an exception.
+        """Called when an exception ends the run.
 
         Args:
             error: The exception, which may be a `KeyboardInterrupt`; `compile` raises it afterwards.
@@ -62,7 +69,7 @@ class Listener:
 
 
 class Listeners(Listener):
-    """Passes everything on to several listeners, and keeps their exceptions from the run.
+    """Calls several listeners, and keeps their exceptions from the run.
 
     Args:
         listeners: They are told in this order.
@@ -72,23 +79,27 @@ class Listeners(Listener):
         self._listeners = tuple(listeners)
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
-        """Tell all."""
+        """Call every listener."""
         self._tell("on_run_start", run, budget)
 
+    def on_phase(self, phase: str) -> None:
+        """Call every listener."""
+        self._tell("on_phase", phase)
+
     def on_candidate(self, candidate: Candidate, step: int) -> None:
-        """Tell all."""
+        """Call every listener."""
         self._tell("on_candidate", candidate, step)
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Tell all."""
+        """Call every listener."""
         self._tell("on_step_end", record)
 
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
-        """Tell all."""
+        """Call every listener."""
         self._tell("on_run_end", result, program)
 
     def on_run_error(self, error: BaseException) -> None:
-        """Tell all."""
+        """Call every listener."""
         self._tell("on_run_error", error)
 
     def _tell(self, moment: str, *what: Any) -> None:

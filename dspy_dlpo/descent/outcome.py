@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from dspy_dlpo.core.records import Candidate, RunInfo, Spending, StepRecord
 from dspy_dlpo.descent.statistics import Gain
 
+NOT_ENDED = "not ended"
+"""Why a run ended that did not."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """The course of a run and what it chose.
 
@@ -55,6 +58,34 @@ class RunResult:
     def best_candidate(self) -> Mapping[str, str]:
         """The instructions that were chosen, by predictor."""
         return self.best.instructions
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run came to its end and made its choice."""
+        return self.stopped != NOT_ENDED
+
+    @property
+    def score_before(self) -> float:
+        """Mean score of the student on the validation examples it was scored on; NaN if there were none."""
+        return self.val_aggregate_scores[0]
+
+    @property
+    def score_after(self) -> float:
+        """Mean score of the candidate that was chosen, likewise."""
+        return self.val_aggregate_scores[self.best_idx]
+
+    def numbers(self) -> dict[str, float]:
+        """Return the figures of the end by name, as a step has them, and the gain; what is not known is left out."""
+        known = {
+            "best_score": self.score_after,
+            **self.spent.figures(),
+            "val_score_before": self.score_before,
+            "val_score_after": self.score_after,
+            "gain": self.gain.mean,
+            "gain_low": self.gain.low,
+            "gain_high": self.gain.high,
+        }
+        return {name: number for name, number in known.items() if number is not None}
 
     @property
     def total_metric_calls(self) -> int:

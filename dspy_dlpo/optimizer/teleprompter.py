@@ -101,7 +101,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             named `STOP` there ends the run, as does Ctrl-C, with the best so far; a second Ctrl-C interrupts at once.
         track_stats: Whether the returned program carries `detailed_results`.
         listeners: Hear of the run while it goes on: see `dspy_dlpo.descent.listeners` and `dspy_dlpo.views.trackers`.
-        verbose: Whether the run is shown on standard error: live on a terminal, with a line for each step elsewhere.
+        verbose: Whether the run is shown on standard error: live on a terminal, with a line for each step elsewhere. In
+            any case each step is logged, as INFO of the logger `dspy_dlpo`.
 
     Raises:
         TypeError: If `metric` or a policy is of the wrong kind.
@@ -234,7 +235,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         resolved = {name: getattr(settings, name) for name in ("num_steps", "batch_size")}
         resolved["failure_score"] = self._failure_score
         run = describe(asked, {**vars(self), **resolved}, data)
-        listeners = Listeners([*([progress()] if self.verbose else []), *self.listeners])
+        listeners = Listeners([*progress(self.verbose), *self.listeners])
         models = [prompt_model, critic_model]
         ledger = Ledger(self.log_dir, self._fingerprint(student, data, settings, models) if self.log_dir else {})
         try:

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from dspy_dlpo.core.visible import visible
-from dspy_dlpo.runtime.prices import dollars
+from dspy_dlpo.core.visible import visible, visible_json
+from dspy_dlpo.views.plots import FINAL
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import find_runs, instructions_of, load_result, program_state
+from dspy_dlpo.views.words import best_of, cost, gain_of, scores_of, spending
 
 
 class _Commands(TyperGroup):
@@ -93,6 +94,18 @@ def show(run: Run, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(result)
         return
+    console = _console()
+    console.print(f"{visible(result.run.program_name)} in {visible(str(run))}: {visible(result.stopped)}")
+    console.print(_steps(result))
+    for name, text in result.best_candidate.items():
+        console.print(f"\n{visible(name)}:\n{visible(text)}", soft_wrap=True)
+    before, after = scores_of(result)
+    console.print(f"\nValset: {before} before, {after} after, gain {gain_of(result)}")
+    console.print(f"Spent: {spending(result.spent)}")
+
+
+def _steps(result: DLPOResult) -> Table:
+    """Return the steps and the final choice as a table."""
     table = Table("step", "score", "outcome", "gain", "examples", "best", "metric calls", "cost", box=None)
     for record in result.history:
         trial = record.trial
@@ -102,22 +115,14 @@ def show(run: Run, as_json: AsJson = False) -> None:
             record.outcome,
             f"{trial.gain:+.3f}" if trial else "",
             str(len(trial.differences)) if trial else "",
-            f"{record.best_score:.3f}",
+            best_of(record, result.run),
             f"{record.spent.metric_calls}",
-            _cost(record.spent.cost),
+            cost(record.spent.cost),
         )
-    console = _console()
-    console.print(f"{visible(result.run.program_name)} in {visible(str(run))}: {result.stopped}\n")
-    console.print(table)
-    for name, text in result.best_candidate.items():
-        console.print(f"\n{visible(name)}:\n{visible(text)}", soft_wrap=True)
-    summary = _summary(run, result)
-    console.print(f"\nValset: {_score(summary['before'])} before, {_score(summary['after'])} after, gain {result.gain}")
-    spent = result.spent
-    console.print(
-        f"Spent: {spent.metric_calls} metric calls, {spent.lm_calls} LM calls, {spent.tokens} tokens, "
-        f"{dollars(spent.cost)}"
-    )
+    if result.has_ended:
+        end = ["end", "", FINAL, "", "", scores_of(result)[1], f"{result.spent.metric_calls}", cost(result.spent.cost)]
+        table.add_row(*end)
+    return table
 
 
 @app.command()
@@ -135,6 +140,9 @@ def export(
     """Take a program out of a run: JSON for `program.load`, or its instructions."""
     result = load_result(run)
     candidate = None if step is None else _tried(result, step)
+    if candidate is None and not result.has_ended:
+        what = "the best so far" if result.best_idx else "the student's own, since nothing was better so far"
+        typer.echo(f"dspy-dlpo: {visible(str(run))} has not ended. This program is {what}.", err=True)
     if form is Form.PROGRAM:
         text = to_json(program_state(result, candidate), indent=2).decode()
     else:
@@ -155,41 +163,44 @@ def runs(
     """List the runs under a folder. Those that cannot be read are listed with the reason."""
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder {folder}. Give the folder that your runs are in.")
-    rows = [_row(path) for path in find_runs(folder)]
+    found = [(path, _read(path)) for path in find_runs(folder)]
     if as_json:
-        _print_json(rows)
+        _print_json([_summary(path, result) for path, result in found])
         return
-    if not rows:
+    if not found:
         raise FileNotFoundError(f"No runs in {folder}. Give the folder that your runs are in.")
     table = Table("run", "program", "steps", "before", "after", "gain", "cost", "ended", box=None)
-    for row in rows:
-        name = str(Path(row["run"]).relative_to(folder))
-        table.add_row(*map(visible, [name, *_cells(row)]))
+    for path, result in found:
+        table.add_row(*map(visible, [str(path.relative_to(folder)), *_cells(result)]))
     _console().print(table)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    if "error" in row:
-        return [*[""] * 6, row["error"]]
-    scores = [_score(row["before"]), _score(row["after"]), f"{row['gain'].mean:+.3f}"]
-    return [row["program"], str(row["steps"]), *scores, _cost(row["cost"]), row["stopped"]]
-
-
-def _row(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> DLPOResult | str:
+    """Return a run, or why it cannot be read."""
     try:
-        return _summary(path, load_result(path))
+        return load_result(path)
     except (OSError, ValueError, RuntimeError) as error:
-        return {"run": str(path), "error": _one_line(error)}
+        return _one_line(error)
 
 
-def _summary(path: Path, result: DLPOResult) -> dict[str, Any]:
+def _cells(result: DLPOResult | str) -> list[str]:
+    if isinstance(result, str):
+        return [*[""] * 6, result]
+    gain = f"{result.gain.mean:+.3f}" if result.gain.num_examples else "not measured"
+    steps = str(len(result.history))
+    return [result.run.program_name, steps, *scores_of(result), gain, cost(result.spent.cost), result.stopped]
+
+
+def _summary(path: Path, result: DLPOResult | str) -> dict[str, Any]:
+    if isinstance(result, str):
+        return {"run": str(path), "error": result}
     return {
         "run": str(path),
         "program": result.run.program_name,
         "steps": len(result.history),
-        "before": result.val_aggregate_scores[0],
-        "after": result.val_aggregate_scores[result.best_idx],
-        "gain": result.gain,
+        "before": result.score_before,
+        "after": result.score_after,
+        "gain": result.gain if result.gain.num_examples else None,
         "cost": result.spent.cost,
         "stopped": result.stopped,
     }
@@ -211,15 +222,7 @@ def _console() -> Console:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(to_json(value, indent=2, inf_nan_mode="null").decode())
-
-
-def _score(score: float) -> str:
-    return "" if score != score else f"{score:.3f}"  # NaN: never scored.
-
-
-def _cost(amount: float | None) -> str:
-    return dollars(amount).removeprefix("dollars ")  # The column says what it is.
+    typer.echo(visible_json(to_json(value, indent=2, inf_nan_mode="null").decode()))
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,55 +1,78 @@
-"""A run in plain lines: what is logged, and what is shown where there is no terminal."""
+"""A run in plain lines: what is logged, and what is printed where there is no terminal."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import dspy
 from tqdm import tqdm
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
-from dspy_dlpo.runtime.prices import dollars
+from dspy_dlpo.views.words import best_of, gain_of, listed, outcome_of, plural, scores_of, spending
 
 
 class Lines(Listener):
-    """One line a step on the terminal: what came of it, the best score so far, what is spent of each limit."""
+    """One line a step: what came of it, the best score so far, what is spent of each limit.
+
+    Args:
+        say: Takes each line. Default: prints it on standard error, above progress bars.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say or print_line
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
-        """Say on what the choice will be made, if that was not said by the user."""
-        self._budget = budget
+        """Say what the reader should know before the first step."""
+        self._run, self._budget = run, budget
         self._steps = "" if run.num_steps is None else f"/{run.num_steps}"
-        if run.held_out != "given":
-            _print(f"no valset given: the result is chosen on {run.num_val} examples, {run.held_out}")
+        for line in opening(run):
+            self._say(line)
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Print the step."""
-        if record.trial is None:
-            outcome: str = record.outcome
-        else:
-            word = "accepted" if record.accepted else "refused"
-            outcome = f"{word} ({record.trial.gain:+.3f} on {len(record.trial.differences)} examples)"
-        _print(
+        """Say what the step did."""
+        self._say(
             f"step {record.step + 1}{self._steps}: incumbent {record.score:.3f} on {len(record.minibatch)}, "
-            f"{outcome}; best {record.best_score:.3f} on the valset; {self._budget.progress(record.spent)}"
+            f"{outcome_of(record)}; best on the valset {best_of(record, self._run)}; "
+            f"{self._budget.progress(record.spent)}"
         )
 
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
-        """Print how the run ended."""
-        before, after = result.val_aggregate_scores[0], result.val_aggregate_scores[result.best_idx]
-        gain = f"gain {result.gain}" if result.best_idx else "gain 0, no candidate was better than the student"
-        unparsed = result.history[-1].unparsed if result.history else 0
-        lost = result.history[-1].lost if result.history else 0
-        spent = result.spent
-        _print(
-            f"{result.stopped}; valset {before:.3f} -> {after:.3f}, {gain}; {spent.metric_calls} metric calls, "
-            f"{spent.lm_calls} LM calls, {spent.tokens} tokens, {dollars(spent.cost)}"
-            + (f"; {unparsed} replies could not be used" if unparsed else "")
-            + (f"; {lost} rollouts were lost" if lost else "")
-        )
+        """Say how the run ended."""
+        self._say(closing(result))
+
+    def on_run_error(self, error: BaseException) -> None:
+        """Say what ended the run."""
+        self._say(f"ended by {type(error).__name__}: {error}".removesuffix(": "))
 
 
-def _print(text: str) -> None:
-    tqdm.write(f"DLPO: {text}", file=sys.stderr)
+def opening(run: RunInfo) -> list[str]:
+    """Return what the reader should know before the first step."""
+    if run.held_out == "given":
+        return []
+    return [f"no valset given: the result is chosen on {run.num_val} examples, {run.held_out}"]
+
+
+def closing(result: RunResult) -> str:
+    """Return how a run ended: why, the scores, the gain, what was spent and what went wrong."""
+    before, after = scores_of(result)
+    unparsed = result.history[-1].unparsed if result.history else 0
+    lost = result.history[-1].lost if result.history else 0
+    return listed(
+        [
+            f"ended: {result.stopped}",
+            f"valset {before} -> {after}, gain {gain_of(result)}",
+            spending(result.spent),
+            f"{plural(unparsed, 'critic or proposer call')} without a usable reply" if unparsed else "",
+            f"{plural(lost, 'rollout')} lost" if lost else "",
+        ]
+    )
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard error, above progress bars."""
+    tqdm.write(f"DLPO: {visible(text)}", file=sys.stderr)

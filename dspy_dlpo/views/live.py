@@ -19,17 +19,21 @@ from rich.segment import SegmentLines
 from rich.text import Text
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.acceptance import looks
+from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain, mean_interval
 from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten
-from dspy_dlpo.views.lines import Lines
+from dspy_dlpo.views.lines import closing, opening
+from dspy_dlpo.views.words import best_of
 
 _PAUSE = 0.25  # Seconds from one drawing to the next.
 _MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
 _INDENT = 14
+_ECHO = 4  # Columns for what a terminal echoes of Ctrl-C, twice: a line more would push the panel's top out of place.
 _BAR = 20
 _MAX_MARKS = 24
 _MAX_EDITS = 4
@@ -45,8 +49,8 @@ _UNITS = {
 _KINDS = {"+": ("green", "accepted"), "-": ("red", "refused"), ".": ("dim", "skipped")}
 
 
-class LiveView(Lines):
-    """A panel on the terminal: scores, what is spent and left of each limit, the schedules, the last change.
+class LiveView(Listener):
+    """A panel on the terminal: scores, what the run does, what is spent and left of each limit, the last change.
 
     A thread draws it four times a second, less often while the run computes rather than waits for models. What others
     print or log meanwhile goes above it.
@@ -60,13 +64,14 @@ class LiveView(Lines):
         self._console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._records: list[StepRecord] = []
         self._screen = ExitStack()
-        self._stopped = ""
+        self._stopped = self._phase = ""
         self._lines: RenderableType | None = None
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
         """Take the bottom of the terminal."""
-        super().on_run_start(run, budget)
-        self._run, self._start = run, time.monotonic()
+        self._run, self._budget, self._start = run, budget, time.monotonic()
+        for line in opening(run):
+            self._print(line)
         names = {sys.stdout: "stdout", sys.stderr: "stderr"}
         logs = [(handler, handler.stream) for handler in _handlers_on(*names)]
         with ExitStack() as screen:
@@ -89,6 +94,10 @@ class LiveView(Lines):
             screen.callback(done.set)
             self._screen = screen.pop_all()
 
+    def on_phase(self, phase: str) -> None:
+        """Take in what the run does; the next drawing shows it."""
+        self._phase = phase
+
     def on_step_end(self, record: StepRecord) -> None:
         """Take the step in; the next drawing shows it."""
         self._records.append(record)
@@ -96,11 +105,15 @@ class LiveView(Lines):
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Leave the last state on the terminal, and print how the run ended below it."""
         self._close(result.stopped)
-        super().on_run_end(result, program)
+        self._print(closing(result))
 
     def on_run_error(self, error: BaseException) -> None:
         """Give the terminal back."""
         self._close(type(error).__name__)
+
+    def _print(self, line: str) -> None:
+        """Print a line, broken between words."""
+        self._console.print(Text(f"DLPO: {visible(line)}"))
 
     def _close(self, stopped: str) -> None:
         self._stopped = stopped
@@ -122,7 +135,7 @@ class LiveView(Lines):
         lines = self._lines
         if lines is None:
             try:
-                lines = SegmentLines(self._console.render_lines(self._draw()), new_lines=True)
+                lines = SegmentLines(self._console.render_lines(self._draw(), pad=False), new_lines=True)
             except Exception as error:  # noqa: BLE001 - it would come out of the user's print.
                 lines = Text(f"DLPO: the live view failed, the run goes on: {error!r}")
             self._lines = lines
@@ -137,16 +150,22 @@ class LiveView(Lines):
         if tried := [record for record in self._records if record.trial is not None]:
             self._tell_change(lines, tried[-1])
         lines.rstrip()
-        now = f"ended: {_clean(self._stopped)}" if self._stopped else f"step {len(self._records) + 1}{self._steps}"
-        return Panel(lines, title=Text(f"DLPO {_clean(self._run.program_name)}, {now}"), title_align="left")
+        steps = "" if self._run.num_steps is None else f" of {self._run.num_steps}"
+        now = f"ended: {_clean(self._stopped)}" if self._stopped else f"step {len(self._records) + 1}{steps}"
+        if self._phase and not self._stopped:
+            now += f", {_clean(self._phase)}"
+        title = Text(f"DLPO {_clean(self._run.program_name)}, {now}")
+        title.truncate(self._width - 6, overflow="ellipsis")  # Else rich makes the panel as wide as its title.
+        return Panel(lines, title=title, title_align="left", width=self._width)
+
+    @property
+    def _width(self) -> int:
+        return max(self._console.width - _ECHO, 1)
 
     def _tell_state(self, lines: Text) -> None:
         """Add scores, history and schedules."""
         record = self._records[-1]
-        student = next((each.best_score for each in self._records if each.best == self._run.student.id), None)
-        self._tell(
-            lines, "valset", f"best {record.best_score:.3f}" + ("" if student is None else f", student {student:.3f}")
-        )
+        self._tell(lines, "valset", f"best {best_of(record, self._run)}, student {record.student_score:.3f} there")
         self._tell(lines, "incumbent", f"{record.score:.3f} on the minibatch ({len(record.minibatch)} examples)")
         self._tell(lines, "last step", _outcome(record, self._run))
         marks = ["." if each.trial is None else "+" if each.accepted else "-" for each in self._records]
@@ -155,13 +174,12 @@ class LiveView(Lines):
             lines.append(mark, _KINDS[mark][0])
         counts = (f"{marks.count(mark)} {word}" for mark, (_, word) in _KINDS.items() if mark in marks)
         lines.append(f"  {', '.join(counts)}\n")
-        temperatures = [each.temperature for each in self._records if each.trial]
-        if temperatures and temperatures[-1] is not None:
+        temperatures = [each.temperature for each in self._records if each.temperature is not None]
+        if temperatures:
             self._tell(lines, "temperature", f"{temperatures[-1]:.3g}")
-        caps = [{request.max_edits for request in each.requests} for each in self._records if each.requests]
-        if caps and caps[-1] != {None}:
-            said = sorted("no limit" if cap is None else f"at most {cap}" for cap in caps[-1])
-            self._tell(lines, "edits", " or ".join(said))
+        caps = [each.max_edits for each in self._records if each.max_edits is not None]
+        if caps:
+            self._tell(lines, "edits", f"at most {caps[-1]}")
         lines.append("\n")
 
     def _tell_spending(self, lines: Text) -> None:
@@ -172,7 +190,7 @@ class LiveView(Lines):
             limits["steps"] = self._run.num_steps
         for name, unit in _UNITS.items():
             limit = limits.get(name)
-            said = _amount(name, used[name]) if name != "max_cost" else dollars(spent.cost)
+            said = "unknown" if name == "max_cost" and spent.cost is None else _amount(name, used[name])
             lines.append(f"{unit:<{_INDENT}}", "dim")
             if limit is not None:
                 full = round(_BAR * min(used[name] / limit, 1))
@@ -207,7 +225,7 @@ class LiveView(Lines):
     def _tell(self, lines: Text, label: str, text: str, style: str = "") -> None:
         """Add a text behind a label; what goes on further lines is indented as far."""
         mark = label if style else f"{label:<{_INDENT}}"
-        room = max(self._console.width - 4, 2 * _INDENT)
+        room = max(self._width - 4, 2 * _INDENT)
         filled = fill(_clean(text), room, initial_indent=mark, subsequent_indent=" " * len(mark))
         lines.append(filled[: len(mark)], style or "dim").append(f"{filled[len(mark) :]}\n", style)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dspy_dlpo.core.records import StepRecord
@@ -13,6 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+FINAL = "final choice"
+"""The outcome in the last row of a table of steps: what the run returned."""
+
+_EMPTY = StepRecord(0, "", (), 0.0)
 _INSTALL = "Install the extra with: pip install 'dspy-dlpo[plot]'"
 _AXES = {
     "step": "step",
@@ -25,33 +28,34 @@ _AXES = {
 
 
 def step_rows(result: RunResult) -> list[dict[str, Any]]:
-    """Return the numbers and the decision of each step, by column; None where a step had none.
+    """Return what each step did, by column, and in a last row how the run ended; None where there is nothing to say.
 
-    What policies gave as reasons for the threshold (`temperature`, `draw`, ...) has columns of its own.
+    What policies gave as reasons for the threshold (`draw`, `pressure`, ...) has columns of its own, the last ones.
     """
-    return [_row(record) for record in result.history]
+    rows = [_row(record) for record in result.history]
+    if rows and result.has_ended:
+        end: dict[str, Any] = {**result.spent.figures(), "seconds": result.spent.seconds, "tokens": result.spent.tokens}
+        end |= {"step": len(rows), "outcome": FINAL, "best": result.best.id, "best_score": result.score_after}
+        end |= {"best_examples": result.num_val_examples[result.best_idx]}
+        rows.append(dict.fromkeys(rows[0]) | end)
+    columns = dict.fromkeys([*_row(_EMPTY), *(name for row in rows for name in row)])
+    return [dict.fromkeys(columns) | row for row in rows]
 
 
 def _row(record: StepRecord) -> dict[str, Any]:
     trial = record.trial
     edits = (each.edits for each in record.candidates if trial and each.id == trial.candidate)
     return {
-        **(trial.threshold.because if trial else {}),
         "step": record.step,
-        "score": record.score,
+        "outcome": record.outcome.value,
+        **record.figures(),
         "num_minibatch": len(record.minibatch),
         "num_failures": len(record.failures),
-        "num_candidates": len(record.candidates),
         "num_edits": sum(len(each) for by_predictor in edits for each in by_predictor.values()),
-        "gain": trial.gain if trial else None,
-        "num_examples": len(trial.differences) if trial else 0,
-        "threshold": trial.threshold.level if trial else None,
-        "accepted": record.accepted,
-        "outcome": record.outcome.value,
-        "best": record.best,
-        "best_score": record.best_score,
-        **asdict(record.spent),
         "tokens": record.spent.tokens,
+        "seconds": record.spent.seconds,
+        "best": record.best,
+        **{name: value for name, value in (trial.threshold.because if trial else {}).items() if name != "temperature"},
     }
 
 
@@ -78,17 +82,17 @@ def plot_scores(result: RunResult, ax: Axes | None, x: str) -> Axes:
         ax = pyplot.subplots(layout="constrained")[1]
     rows = step_rows(result)
     places = [row["step"] + 1 if x == "step" else row[x] for row in rows]
-    ax.plot(places, [row["score"] for row in rows], color="0.6", label="incumbent, on the minibatch")
-    bests = [
-        result.val_aggregate_scores[0],
-        *(row["best_score"] for row in rows),
-    ]  # The student comes before all steps.
+    steps = [(place, row) for place, row in zip(places, rows, strict=True) if row["outcome"] != FINAL]
+    scores = [row["score"] for _, row in steps]
+    ax.plot([place for place, _ in steps], scores, color="0.6", label="incumbent, on the minibatch")
+    bests = [result.score_before, *(row["best_score"] for row in rows)]  # The student comes before all steps.
     ax.step([0, *places], bests, where="post", color="C0", label="best, on the valset")
+    low, high = result.score_range
     for accepted, marker, colour in ((True, "^", "C2"), (False, "x", "C3")):
-        points = [
-            (place, row["score"])
-            for place, row in zip(places, rows, strict=True)
-            if row["gain"] is not None and row["accepted"] == accepted
+        points = [  # Where the candidate is: above or below the incumbent by the gain of its trial.
+            (place, min(max(row["score"] + row["trial_gain"], low), high))
+            for place, row in steps
+            if row["trial_gain"] is not None and row["accepted"] == accepted
         ]
         if points:
             label = "candidate accepted" if accepted else "candidate refused"

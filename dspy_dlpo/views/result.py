@@ -139,11 +139,11 @@ class DLPOResult(RunResult):
         return Explanation({name: provenance(self, name) for name in names})
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a table of one row a step: numbers and decisions.
+        """Return a table of one row a step, and a last row for what the run returned.
 
         Returns:
-            A `DataFrame`; scores and gains are on the metric's scale, `seconds` and `cost` (in dollars) what the run
-            had spent by the end of the step.
+            A `DataFrame`; scores and gains are on the metric's scale; `seconds`, calls, tokens and `cost` (in dollars)
+            are what the run had spent by the end of the step. The last row has the outcome `final choice`.
 
         Raises:
             ImportError: If pandas is not installed.

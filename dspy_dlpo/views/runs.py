@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dspy_dlpo.core.records import RunInfo, Spending, StepRecord
+from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.ledger import LEDGER, Ledger, reading
 from dspy_dlpo.runtime.reading import read_run
 from dspy_dlpo.views.result import DLPOResult
 
-NOT_ENDED = "not ended"
 _RUN, _RESULT, _STEP = TypeAdapter(RunInfo), TypeAdapter(DLPOResult), TypeAdapter(StepRecord)
 
 

@@ -1,8 +1,8 @@
 """Runs in MLflow and in Weights & Biases: give one of these listeners to `DLPOOptimizer(listeners=[...])`.
 
-Both keep the same: the settings as parameters, the numbers of each step as metrics, the final scores, and as files the
-program (`program.json`, for `dspy.Module.load`) and the report (`report.html`). The report shows prompts and examples;
-where those may not leave the machine, keep the tracker on it too.
+Both keep the same: settings, models and date as parameters; the numbers of each step as metrics, and those of the end
+as a last step; as files the program (`program.json`, for `dspy.Module.load`) and the report (`report.html`). The report
+shows prompts and examples; where those may not leave the machine, keep the tracker on it too.
 
 Scores, losses, gains and thresholds are on the metric's scale. Calls, tokens and `cost`, in dollars, are what the run
 had spent by the end of the step; `unparsed` replies and `lost` rollouts count from the start too.
@@ -75,7 +75,7 @@ class MLflowListener(Listener):
             return
         try:
             self._send()
-            self._mlflow.log_metrics(_final_metrics(result), run_id=self._run_id)
+            self._mlflow.log_metrics(result.numbers(), step=len(result.history), run_id=self._run_id)
             with _files(result, program) as folder:
                 self._mlflow.log_artifacts(str(folder), run_id=self._run_id)
         finally:
@@ -133,7 +133,8 @@ class WandbListener(Listener):
         if self._run is None:
             return
         try:
-            self._run.summary.update(_final_metrics(result))
+            self._run.log(result.numbers(), step=len(result.history))
+            self._run.summary.update(result.numbers())
             artifact = self._wandb.Artifact(f"dlpo-{self._run.id}", type="run")
             with _files(result, program) as folder:
                 artifact.add_dir(str(folder))
@@ -155,17 +156,6 @@ def _parameters(run: RunInfo) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _final_metrics(result: RunResult) -> dict[str, float]:
-    gain = result.gain
-    return {
-        "val_score_before": result.val_aggregate_scores[0],
-        "val_score_after": result.val_aggregate_scores[result.best_idx],
-        "gain": gain.mean,
-        "gain_low": gain.low,
-        "gain_high": gain.high,
-    }
 
 
 @contextmanager

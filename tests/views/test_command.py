@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import webbrowser
@@ -18,7 +19,7 @@ from dspy_dlpo.views.runs import keep_end, keep_start
 from tests.command_line import call
 from tests.scripted import Oracle, Program, examples
 
-HOSTILE = "Say [bold]this[/bold] and [/] :smile:.\n\x1b[2J\u202edrawkcab\r\x07"
+HOSTILE = "Say [bold]this[/bold] and [/] :smile:.\n\x1b[2J\u202edrawkcab\r\x07\x9b31m\u200f"
 
 
 @pytest.fixture
@@ -128,7 +129,8 @@ def test_show_lists_every_step_the_final_prompt_the_gain_and_the_cost(run: Path)
         assert f"{record.step + 1}  " in told
     assert "accepted" in told
     assert f"\nanswer:\n{result.best_candidate['answer']}\n" in told
-    assert f"0.000 before, 1.000 after, gain {result.gain}" in told
+    assert f"Valset: 0.000 (all 16) before, 1.000 (all 16) after, gain {result.gain}" in told
+    assert re.search(rf"end +final choice +1\.000 \(all 16\) +{result.spent.metric_calls}", told)
     assert f"Spent: {result.spent.metric_calls} metric calls" in told
 
 
@@ -139,12 +141,60 @@ def test_show_as_json_has_the_whole_result(run: Path) -> None:
 
 def test_text_of_a_model_neither_steers_the_terminal_nor_is_taken_for_markup(hostile: Path) -> None:
     told = call("show", hostile).stdout
-    assert "Say [bold]this[/bold] and [/] :smile:.\n\\x1b[2J\\u202edrawkcab\\x0d\\x07".replace("\\x0d", "\\r") in told
+    assert "\x1b" not in told
+    assert "Say [bold]this[/bold] and [/] :smile:.\n\\x1b[2J\\u202edrawkcab\\r\\x07\\x9b31m\\u200f" in told
     assert "[red]hostile" in told
     assert "[red]hostile" in call("runs", hostile.parent).stdout
 
 
+def test_json_has_no_character_that_steers_a_terminal_and_says_the_same(hostile: Path) -> None:
+    for command in ("show", "runs"):
+        told = call(command, hostile if command == "show" else hostile.parent, "--json").stdout
+        assert all(each.isprintable() or each == "\n" for each in told)
+    told = call("show", hostile, "--json").stdout
+    assert "\\u009b" in told
+    assert json.loads(told)["candidates"][load_result(hostile).best_idx]["instructions"]["self"] == HOSTILE
+
+
+@pytest.mark.parametrize("command", ["show", "runs"])
+def test_run_that_did_not_end_is_not_shown_as_one_without_gain(oracle: Path, command: str) -> None:
+    going_on = unended(oracle)
+    told = call(command, going_on if command == "show" else going_on.parent).stdout
+    assert "not measured" in told
+    assert "not ended" in told
+    assert "final choice" not in told
+    rows = json.loads(call("runs", going_on.parent, "--json").stdout)
+    assert [row["gain"] for row in rows if row["run"] == str(going_on)] == [None]
+
+
+def unended(folder: Path) -> Path:
+    """Return the folder of a run that was killed after its second step."""
+    result = load_result(folder)
+    killed = folder.with_name("killed")
+    ledger = Ledger(killed, {})
+    keep_start(ledger, result.run)
+    for record in result.history[:2]:
+        ledger.add_step(record, [])
+    ledger.close()
+    return killed
+
+
 # export
+
+
+@pytest.mark.parametrize(("kept", "said"), [(2, "This program is the best so far"), (0, "the student's own, since")])
+def test_export_of_a_run_that_did_not_end_says_what_it_hands_out(oracle: Path, kept: int, said: str) -> None:
+    result, killed = load_result(oracle), oracle.with_name("killed")
+    write(killed, result)
+    ledger = Ledger(killed, {})
+    keep_start(ledger, result.run)
+    for record in result.history[:kept]:
+        ledger.add_step(record, [])
+    ledger.close()
+    told = call("export", killed, "--format", "text")
+    assert told.exit_code == 0
+    assert said in told.stderr
+    assert "has not ended" not in call("export", oracle, "--format", "text").stderr
 
 
 def test_exported_program_is_loaded_by_dspy_and_has_the_best_instructions(run: Path, tmp_path: Path) -> None:

@@ -8,18 +8,20 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from dspy_dlpo.benchmarks.simulation.scripted import fields
 from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRecord, Threshold, Trial, UpdateRequest
 from dspy_dlpo.core.records import TextualGradient as Gradient
+from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.views.lines import Lines
 from dspy_dlpo.views.live import LiveView
@@ -35,7 +37,15 @@ def make_step(*edits: Edit, accepted: bool = True, **changes: Any) -> StepRecord
     winner = Candidate({"answer": "new", "search": "Search."}, STUDENT.id, {"answer": edits})
     trial = Trial(winner.id, STUDENT.id, (1.0, 0.0) * 8, 32, Threshold(0.0, {"temperature": 0.0321}), accepted)
     request = UpdateRequest("answer", ("Be brief. ", "Be kind."), Gradient("answer", ()), max_edits=3)
-    settings = {"best": STUDENT.id, "best_score": 0.25, "trial": trial, "requests": (request,), **changes}
+    settings = {
+        "best": STUDENT.id,
+        "best_score": 0.25,
+        "student_score": 0.125,
+        "best_examples": 8,
+        "trial": trial,
+        "requests": (request,),
+        **changes,
+    }
     return StepRecord(0, STUDENT.id, ("train:0", "train:1"), 0.5, candidates=(winner,), **settings)
 
 
@@ -58,7 +68,7 @@ def test_panel_shows_scores_history_schedules_and_the_change_with_its_reason() -
         make_step(add), make_step(Edit("delete", 0), accepted=False), make_step(trial=None, skipped=Outcome.NO_GRADIENT)
     )
     for expected in (
-        "valset        best 0.250, student 0.250",
+        "valset        best 0.250 (8 of 20), student 0.125 there",
         "incumbent     0.500 on the minibatch (2 examples)",
         "history       +-.  1 accepted, 1 refused, 1 skipped",
         "temperature   0.0321",
@@ -106,7 +116,7 @@ def test_only_limits_have_a_bar_and_say_what_is_left() -> None:
 def test_spending_of_unknown_price_is_not_shown_as_nothing() -> None:
     budget = Budget()
     budget.charge(Spending(lm_calls=1, cost=None))
-    assert re.search(r"dollars +dollars unknown", drawn(budget=budget))
+    assert re.search(r"dollars +unknown ", drawn(budget=budget))
 
 
 @pytest.mark.parametrize("width", [30, 80, 120])
@@ -129,7 +139,7 @@ def test_text_of_a_model_cannot_leave_its_place(text: str, width: int) -> None:
     assert len(panel) < 60
     assert all(letter.isprintable() for line in panel for letter in line)
     if text.startswith("["):
-        assert "[bold red]markup[/bold" in "".join(panel)
+        assert "[bold red]markup" in "".join(panel)
 
 
 def test_terminal_is_given_back_and_prints_and_logs_go_above_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +202,18 @@ def test_error_before_the_run_began_is_taken() -> None:
     LiveView(Console(file=io.StringIO())).on_run_error(ValueError())
 
 
-@pytest.mark.parametrize(("terminal", "term", "kind"), [(True, "xterm", LiveView), (True, "dumb", Lines)])
-def test_dumb_terminal_gets_plain_lines(
-    terminal: bool, term: str, kind: type[Lines], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+def shown_by(views: list[Listener]) -> list[type[Listener]]:
+    """Return the kinds of the views besides the log, which is always there."""
+    assert type(views[0]) is Lines
+    return [type(view) for view in views[1:]]
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm", LiveView), ("dumb", Lines)])
+def test_dumb_terminal_gets_plain_lines(term: str, kind: type[Listener], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", term)
-    assert type(progress()) is kind
+    assert shown_by(progress(verbose=True)) == [kind]
+    assert shown_by(progress(verbose=False)) == []
 
 
 def test_within_another_live_view_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +221,40 @@ def test_within_another_live_view_there_are_plain_lines(monkeypatch: pytest.Monk
     monkeypatch.setenv("TERM", "xterm")
     outer = LiveView(Console(file=io.StringIO(), force_terminal=True))
     outer.on_run_start(RUN, Budget())
-    assert type(progress()) is Lines
+    assert shown_by(progress(verbose=True)) == [Lines]
     outer.on_run_error(ValueError())
+
+
+def test_panel_says_what_the_run_does_until_it_has_ended() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=60)
+    view = LiveView(console)
+    view.on_run_start(RUN, Budget())
+    view.on_phase("asking the \x1b[31mcritic")
+    assert "DLPO QA, step 1 of 5, asking the [31mcritic" in text_of(view._draw())
+    view.on_run_error(KeyboardInterrupt())
+    assert "DLPO QA, ended: KeyboardInterrupt ─" in text_of(view._draw())
+
+
+def text_of(panel: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(panel)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [24, 80, 200])
+def test_what_a_terminal_echoes_of_ctrl_c_fits_beside_the_panel(width: int) -> None:
+    assert {cell_len(line) for line in drawn(width=width).splitlines() if line[:1] in "│╰"} == {width - len("^C^C")}
+
+
+def test_summary_is_broken_between_words_only() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=30)
+    view = LiveView(console)
+    view.on_run_start(replace(RUN, held_out="part of the trainset"), Budget())
+    view.on_run_error(ValueError())
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert lines[:3] == ["DLPO: no valset given: the", "result is chosen on 20", "examples, part of the trainset"]
 
 
 SCRIPT = """
@@ -249,7 +296,7 @@ def test_a_terminal_gets_the_panel_others_lines_and_nothing_is_imported_in_vain(
     if view == "nothing":
         assert "DLPO" not in said
     if view == "panel":
-        assert "valset 0.000 -> 1.000" in said
+        assert "valset 0.000 (all 16) -> 1.000 (all 16)" in " ".join(said.split())
         assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1  # The cursor is hidden and shown again.
 
 

@@ -89,7 +89,8 @@ def test_mlflow_has_settings_metrics_of_each_step_program_and_report(
         "accepted": lambda record: None if record.trial is None else float(record.accepted),
     }.items():
         kept = {each.step: each.value for each in store.client.get_metric_history(run.info.run_id, name)}
-        assert kept == {record.step: of(record) for record in result.history if of(record) is not None}
+        end = {len(result.history): result.numbers()[name]} if name in result.numbers() else {}
+        assert kept == {record.step: of(record) for record in result.history if of(record) is not None} | end
     assert run.data.metrics["gain"] == result.gain.mean
     assert run.data.metrics["val_score_after"] == result.val_aggregate_scores[result.best_idx]
 
@@ -201,7 +202,8 @@ def test_wandb_keeps_the_same_offline(offline: Path, lm: dspy.LM, make: Any, cap
     records = kept_by_wandb(offline)
     steps = [each for each in _items(records, "history") if "best_score" in each]
     assert [(each["_step"], each["best_score"]) for each in steps] == [
-        (record.step, record.best_score) for record in result.history
+        *((record.step, record.best_score) for record in result.history),
+        (len(result.history), result.val_aggregate_scores[result.best_idx]),
     ]
     config = next(_items([record["run"]], "config")[0] for record in records if "run" in record)
     assert config["num_train"] == result.run.num_train

@@ -1,0 +1,100 @@
+"""Figures in words, for every view of a run: lines, panel, command line and report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from dspy_dlpo.core.records import RunInfo, Spending, StepRecord
+from dspy_dlpo.descent.outcome import RunResult
+from dspy_dlpo.runtime.prices import dollars
+
+
+def score_on(score: float, number: int, total: int) -> str:
+    """Return a mean score, and on how many of the validation examples it is; 0 is for a number that is not known.
+
+    >>> score_on(0.8125, 8, 15), score_on(0.9333, 15, 15), score_on(0.5, 0, 15), score_on(math.nan, 0, 15)
+    ('0.812 (8 of 15)', '0.933 (all 15)', '0.500', 'not scored')
+    """
+    if math.isnan(score):
+        return "not scored"
+    if not number:
+        return f"{score:.3f}"
+    return f"{score:.3f} ({f'all {total}' if number == total else f'{number} of {total}'})"
+
+
+def best_of(record: StepRecord, run: RunInfo) -> str:
+    """Return the best score on the valset after a step, and on how many of its examples it is."""
+    return score_on(record.best_score, record.best_examples, run.num_val)
+
+
+def scores_of(result: RunResult) -> tuple[str, str]:
+    """Return the scores of the student and of the chosen candidate, and on how many validation examples each is."""
+    before, after = (
+        score_on(result.val_aggregate_scores[index], result.num_val_examples[index], result.run.num_val)
+        for index in (0, result.best_idx)
+    )
+    return before, after
+
+
+def gain_of(result: RunResult) -> str:
+    """Return the gain with its interval, or why there is none."""
+    if not result.gain.num_examples:
+        return "not measured"
+    return str(result.gain) if result.best_idx else "0, no candidate was better than the student"
+
+
+def outcome_of(record: StepRecord) -> str:
+    """Return what came of a step, with the gain of its trial."""
+    trial = record.trial
+    if trial is None:
+        return record.outcome.value
+    if not trial.differences:
+        return f"{record.outcome.value}, all examples were lost"
+    return f"{record.outcome.value}, gain {trial.gain:+.3f} on {plural(len(trial.differences), 'example')}"
+
+
+def spending(spent: Spending) -> str:
+    """Return what was spent.
+
+    >>> spending(Spending(1, 20, 3000, 400, cost=None))
+    '1 metric call, 20 LM calls, 3,400 tokens, cost unknown'
+    """
+    counts = [plural(spent.metric_calls, "metric call"), plural(spent.lm_calls, "LM call")]
+    return ", ".join([*counts, plural(spent.tokens, "token"), cost(spent.cost)])
+
+
+def cost(amount: float | None) -> str:
+    """Return dollars; `cost unknown` where a price is not known.
+
+    >>> cost(0.5), cost(None)
+    ('$0.50', 'cost unknown')
+    """
+    return "cost unknown" if amount is None else dollars(amount)
+
+
+def plural(number: int, thing: str) -> str:
+    """Return a number of things with their name.
+
+    >>> plural(1, "example"), plural(2000, "example")
+    ('1 example', '2,000 examples')
+    """
+    return f"{number:,} {thing}" + "s" * (number != 1)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> duration(0.084), duration(75), duration(600), duration(7260)
+    ('0.084 s', '1 min 15 s', '10 min', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts[: 2 if minutes >= 60 else 3] if number)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words in a row, without the empty ones."""
+    return "; ".join(word for word in words if word)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import dspy
+import pytest
+
+from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, StepRecord
+from dspy_dlpo.runtime.budget import Budget, Limits
+from dspy_dlpo.views.lines import Lines
+from dspy_dlpo.views.progress import progress
+from tests.scripted import Oracle, examples
+
+STUDENT = Candidate({"answer": "Be brief."})
+RUN = RunInfo(STUDENT, {}, {}, {}, "QA", 40, 15, "given", num_steps=5)
+
+
+def test_best_score_is_told_with_the_examples_it_is_on() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.on_run_start(RUN, Budget(Limits(max_metric_calls=90)))
+    record = StepRecord(1, STUDENT.id, ("train:0", "train:1"), 0.5, skipped=Outcome.NO_GRADIENT)
+    for score, number in ((0.8125, 8), (0.9333, 15)):
+        lines.on_step_end(StepRecord(**{**vars(record), "best_score": score, "best_examples": number}))
+    assert [line.partition("; ")[2] for line in said] == [
+        "best on the valset 0.812 (8 of 15); 0 of 90 metric calls",
+        "best on the valset 0.933 (all 15); 0 of 90 metric calls",
+    ]
+    assert said[0].startswith("step 2/5: incumbent 0.500 on 2, no gradient; ")
+
+
+def test_steps_are_logged_also_where_nothing_is_shown(
+    lm: dspy.LM, make: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, logger="dspy_dlpo"):
+        result = make().compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    lines = [record for record in caplog.records if record.name == "dspy_dlpo"]
+    assert {record.levelno for record in lines} == {logging.INFO}
+    steps = [record.getMessage() for record in lines if record.getMessage().startswith("step ")]
+    assert len(steps) == len(result.history)
+    assert lines[-1].getMessage().startswith(f"ended: {result.stopped}; valset 0.000 (all 16) -> 1.000 (all 16), gain ")
+    assert capsys.readouterr().err == ""
+
+
+def test_lines_that_logging_shows_already_are_not_printed_a_second_time(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(progress(verbose=True)) == 2
+    with caplog.at_level(logging.INFO, logger="dspy_dlpo"):
+        assert len(progress(verbose=True)) == 1
+
+
+def test_printed_lines_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Lines().on_run_error(ValueError("\x1b[2J in the message"))
+    assert capsys.readouterr().err == "DLPO: ended by ValueError: \\x1b[2J in the message\n"
