@@ -1,4 +1,4 @@
-"""The command `dspy-dlpo bench`, and with it the whole command: this module imports those that add the others."""
+"""The commands `dspy-dlpo demo` and `bench`, and with them the whole: this module imports those that add the others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from dspy_dlpo.local.command import app
 from dspy_dlpo.views.command import AsJson
 
 __all__ = ["app"]
+
+
+@app.command()
+def demo(
+    log_dir: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
+) -> None:
+    """Show a whole run in seconds on a SIMULATED model: no account, no download. Writes the report."""
+    from dspy_dlpo.benchmarks.demo import demo as simulate
+
+    simulate(log_dir, seed=seed, say=lambda text: typer.echo(visible(text)))
 
 
 @app.command()

@@ -14,7 +14,8 @@ from dspy.lm15 import Request, Response
 from dspy_dlpo.benchmarks.compare import Setting, Setup
 from dspy_dlpo.benchmarks.simulation.simulator import DIFFICULTIES, simulation
 from dspy_dlpo.benchmarks.tasks.registry import check_name, load_task
-from dspy_dlpo.local.engine import LlamaEngine, weights_path
+from dspy_dlpo.local.engine import LocalEngine
+from dspy_dlpo.local.weights import weights_path
 
 _LOCAL = "qwen2.5-coder-1.5b"
 _ANSWER_TOKENS, _PROMPT_TOKENS = 32, 300
@@ -96,7 +97,7 @@ def _local(max_tokens: int, cores: int) -> dspy.LM:
     return dspy.LM(f"local/{_LOCAL}", engine=engine, temperature=0.0, max_tokens=max_tokens, num_retries=0, stop=stop)
 
 
-class _Once(LlamaEngine):
+class _Once(LocalEngine):
     """Computes the answer to a prompt at temperature 0 once: every optimiser scores the same student, say.
 
     It stands below what counts calls and tokens, so only the seconds of a cell depend on what ran before it.
@@ -111,5 +112,5 @@ class _Once(LlamaEngine):
             return super().complete(request)
         key = repr(request)
         if key not in self._answers:
-            self._answers[key] = super().complete(request)
+            self._answers.setdefault(key, super().complete(request))  # Another thread may have been faster.
         return self._answers[key]

@@ -1,11 +1,10 @@
-"""The commands of `dspy-dlpo` that try the optimiser."""
+"""The command of `dspy-dlpo` that tries the optimiser on a real model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import dspy
 import typer
 
 from dspy_dlpo.core.visible import visible
@@ -24,25 +23,17 @@ def quickstart(
     prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
     max_metric_calls: Annotated[int, typer.Option(min=1, help="Most runs of the program while optimising.")] = 100,
     num_threads: Annotated[
-        int | None, typer.Option(min=1, help="Runs in flight at once. Default: 1 on this machine, else 8.")
+        int | None, typer.Option(min=1, help="Runs in flight at once. Default: 16 on this machine, else 8.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the run.")] = 0,
 ) -> None:
     """Tune a small program, by default on a language model on this machine: no account, no server."""
-    if model:
-        lm = prompt_lm = dspy.LM(model)
-    else:
-        from dspy_dlpo.local.engine import local_lm
-
-        lm = local_lm(max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
-        prompt_lm = lm.copy(max_tokens=120)
-    orders.run(
-        lm,
-        dspy.LM(prompt_model) if prompt_model else prompt_lm,
+    orders.quickstart(
+        model,
+        prompt_model,
         max_metric_calls=max_metric_calls,
-        num_threads=num_threads or (8 if model else 1),
+        num_threads=num_threads,
         seed=seed,
         log_dir=log_dir,
         say=lambda text: typer.echo(visible(text)),
     )
-    typer.echo(f"\nRead the run with: dspy-dlpo report {log_dir}")

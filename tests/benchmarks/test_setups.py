@@ -11,7 +11,8 @@ from dspy.lm15 import Config, Message, Request, Response, Usage
 
 from dspy_dlpo.benchmarks import setups
 from dspy_dlpo.benchmarks.setups import _Once, setup_named
-from dspy_dlpo.local.engine import LlamaEngine
+from dspy_dlpo.local.engine import LocalEngine
+from tests.local.files import write_gguf
 
 
 def test_public_task_has_the_models_and_the_rows_it_was_given_and_survives_pickling(tmp_path: Path) -> None:
@@ -58,14 +59,14 @@ def test_local_model_computes_an_answer_once_unless_it_is_drawn(
 ) -> None:
     asked: list[Request] = []
 
-    def complete(engine: LlamaEngine, request: Request) -> Response:
+    def complete(engine: LocalEngine, request: Request) -> Response:
         asked.append(request)
         return Response(
             id=None, model="m", message=Message.assistant(str(len(asked))), finish_reason="stop", usage=Usage()
         )
 
-    monkeypatch.setattr(LlamaEngine, "complete", complete)
-    (path := tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(LocalEngine, "complete", complete)
+    path = write_gguf(tmp_path / "model.gguf")
     engine = _Once(path, num_threads=1)
     config = Config(temperature=temperature)
     answers = [

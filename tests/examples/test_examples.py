@@ -69,6 +69,15 @@ def test_example_runs_offline_says_that_it_is_simulated_and_raises_its_test_scor
     assert scores and all(float(after) >= float(before) + 0.5 for before, after in scores)
 
 
+def test_demo_is_a_whole_run_that_says_it_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = output("00_demo")
+    scores = re.search(r"([\d.]+) before, ([\d.]+) after", text)
+    assert "SIMULATED" in text.splitlines()[0]
+    assert scores and float(scores[2]) >= float(scores[1]) + 50
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
+
+
 def test_simulated_models_know_no_rule_of_any_example(example: Any) -> None:
     scripts = (FOLDER / "offline.py").read_text(encoding="utf-8")
     secrets = [*example("tickets").TEAMS.values(), *example("03_rag").NUMBERS.values(), "offer"]

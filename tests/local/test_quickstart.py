@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dspy
 import pytest
@@ -42,7 +45,18 @@ def test_no_reviewers_note_tells_an_answer() -> None:
     assert not any(article in notes for article in articles)
 
 
-FORM = "The line holds four parts, separated by semicolons, and nothing else."
+FORM = quickstart.FORM
+
+
+class StandIn:
+    """A local model's LM, whose engine is a stand-in."""
+
+    def __init__(self, lm: dspy.LM, engine: Any) -> None:
+        self.lm = lm
+        self.engine = engine
+
+    def copy(self, **settings: Any) -> dspy.LM:
+        return self.lm.copy(**settings)
 
 
 def clerk(system: str, user: str) -> str:
@@ -54,16 +68,56 @@ def critic(system: str, user: str) -> str:
     return fields(requirements=FORM if FORM in field(user, "complaint") else "nothing")
 
 
-def test_quickstart_tunes_tests_and_tells_what_came_of_it(tmp_path: Path) -> None:
+def test_quickstart_tunes_tests_and_tells_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     lm, told = scripted_lm(play(clerk, critic, add_criticism)), list[str]()
-    quickstart.run(lm, lm, num_threads=2, log_dir=tmp_path, say=told.append)
-    result = load_result(tmp_path)
+    result = quickstart.tune(lm, lm, num_threads=2, log_dir=tmp_path, say=told.append)
+    assert load_result(tmp_path).best_candidate == result.best_candidate
     assert result.best_candidate["self"] == f"Write the order line for the warehouse.\n{FORM}"
-    assert told[-5:-2] == [
-        "\nTest score before: 0.0",
-        "Test score after:  20.0",
-        "Gain: +20.0 points (95 % interval {:+.1f} to {:+.1f})".format(
-            *(100 * end for end in paired_interval([0.0] * 30, [0.2] * 30))
-        ),
+    header, first, *rest = told[0].strip().splitlines()
+    assert re.fullmatch(r"instruction before +instruction after *", header)
+    assert re.fullmatch(r"Write the order line for the +Write the order line for the warehouse. *", first)
+    assert re.sub(r"\s+", " ", "".join(line[33:] for line in rest)).strip() == FORM
+    low, high = (100 * end for end in paired_interval([0.0] * 30, [0.2] * 30))
+    assert told[1:3] == [
+        "Test score of 30 orders: 0.0 before, 20.0 after",
+        f"Gain: +20.0 points (95 % interval {low:+.1f} to {high:+.1f})",
     ]
-    assert told[-2].startswith(f"Optimising took {result.spent.metric_calls} metric calls")
+    assert told[3].startswith(f"Cost of optimising: dollars unknown; {result.spent.metric_calls} metric calls")
+    assert re.fullmatch(r"Time, test runs included: \d+\.\d minutes", told[4])
+
+
+@pytest.mark.parametrize(
+    ("fetched", "said"), [(False, "is fetched first (1.1 GB, once)"), (True, "is on this machine already (1.1 GB)")]
+)
+def test_quickstart_says_first_what_will_happen_and_last_what_to_do_next(
+    fetched: bool, said: str, lm: dspy.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[str]()
+    engine = SimpleNamespace(load=lambda: told.append("loaded"), cancel=lambda: told.append("freed"))
+    monkeypatch.setattr("dspy_dlpo.local.engine.local_lm", lambda *names, **settings: StandIn(lm, engine))
+    monkeypatch.setattr(quickstart, "is_fetched", lambda name: fetched)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(quickstart, "tune", lambda *models, **settings: asked.append(settings))
+    quickstart.quickstart(seed=3, log_dir=tmp_path, say=told.append)
+    assert said in told[0]
+    assert told[1] == "loaded"
+    assert told[2].startswith("The model is ready")
+    assert told[3:] == ["freed", f"\nNext, see what the run did and why: dspy-dlpo report {tmp_path} --open"]
+    assert asked[0]["seed"] == 3
+    assert asked[0]["num_threads"] >= 8
+    assert asked[0]["free_because"] == "it ran on this machine"
+
+
+def test_interrupted_quickstart_frees_what_is_in_flight(lm: dspy.LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*models: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    freed: list[bool] = []
+    engine = SimpleNamespace(load=lambda: None, cancel=lambda: freed.append(True))
+    monkeypatch.setattr("dspy_dlpo.local.engine.local_lm", lambda *names, **settings: StandIn(lm, engine))
+    monkeypatch.setattr(quickstart, "is_fetched", lambda name: True)
+    monkeypatch.setattr(quickstart, "tune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart.quickstart(say=lambda text: None)
+    assert freed == [True]
