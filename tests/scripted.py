@@ -46,9 +46,9 @@ class ScriptedEngine(SimulatedEngine):
         return cls(world())
 
 
-def scripted_lm(script: Script | None = None, **settings: Any) -> dspy.LM:
+def scripted_lm(script: Script | None = None, model: str = "scripted/model", **settings: Any) -> dspy.LM:
     settings = {"cache": False, "num_retries": 0, **settings}
-    return dspy.LM("scripted/model", engine=ScriptedEngine(script or world()), **settings)
+    return dspy.LM(model, engine=ScriptedEngine(script or world()), **settings)
 
 
 def world(critic: Script | None = None, proposer: Script | None = None, program: Script | None = None) -> Script:

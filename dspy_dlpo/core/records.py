@@ -422,6 +422,25 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Session:
+    """One call of `compile` for a run; a run that was resumed had several.
+
+    Attributes:
+        started: When it began, as ISO 8601 has it, with the offset of the local time.
+        steps: Steps that earlier sessions had completed.
+        paid: What earlier sessions had paid, steps that did not end included.
+        seconds: How long it took by the clock; None if its process was killed, or goes on.
+        error: The exception that ended it, empty if none did.
+    """
+
+    started: str
+    steps: int = 0
+    paid: Spending = Spending()
+    seconds: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run was made with, as plain data.
 
@@ -435,6 +454,9 @@ class RunInfo:
         num_val: Validation examples.
         held_out: Where the valset is from: `given`, `part of the trainset`, or `the trainset itself`.
         num_steps: Most steps; None for no limit.
+        models: Names of the language models of the `program`, the `proposer` and the `critic`.
+        valset: Names of the validation examples.
+        sessions: The calls of `compile` so far, the latest last.
     """
 
     student: Candidate
@@ -446,3 +468,6 @@ class RunInfo:
     num_val: int
     held_out: str
     num_steps: int | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    valset: tuple[str, ...] = ()
+    sessions: tuple[Session, ...] = field(default=(), compare=False)  # Of the same run made twice they differ.

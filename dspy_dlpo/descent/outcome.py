@@ -33,6 +33,8 @@ class RunResult:
         score_range: Lowest and highest score of the metric.
         failure_score: Score of an example on which the program or the metric raised.
         run: What it was made with.
+        val_subscores: The score of each candidate on each validation example that it was scored on, by the example's
+            name: `val:3` is `valset[3]`, and `train:3`, of a valset that was held out, is `trainset[3]`.
     """
 
     candidates: tuple[Candidate, ...]
@@ -48,6 +50,7 @@ class RunResult:
     score_range: tuple[float, float]
     failure_score: float
     run: RunInfo
+    val_subscores: tuple[Mapping[str, float], ...] = ()
 
     @property
     def best(self) -> Candidate:

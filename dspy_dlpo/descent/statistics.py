@@ -124,7 +124,7 @@ def paired_interval(
     return mean_interval(differences, low - high, high - low, 1 - (1 - confidence) / num_candidates)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gain:
     """What was gained over the student on some examples, on the metric's scale. By default nothing.
 
@@ -182,6 +182,9 @@ class Gain:
     def is_sure(self) -> bool:
         """Whether the whole interval is above zero."""
         return self.low > 0
+
+    def __repr__(self) -> str:
+        return f"Gain({self})"
 
     def __str__(self) -> str:
         interval = f"{100 * self.confidence:g} % interval {self.low:+.3f} to {self.high:+.3f}"

@@ -24,7 +24,7 @@ _CONFIDENCE = 0.95
 _POWER = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What a number of runs say about a program. All scores, and what is made of them, are on the metric's scale.
 
@@ -43,6 +43,9 @@ class Diagnosis:
     errors: tuple[str, ...]
     repeatable: bool
     spent: Spending
+
+    def __repr__(self) -> str:
+        return f"Diagnosis(score {self.score:.3f} on {len(self.scores)} examples; print it to read it)"
 
     @property
     def score(self) -> float:

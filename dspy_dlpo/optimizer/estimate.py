@@ -34,7 +34,7 @@ _VALIDATED = 0.5
 _SECONDS_PER_LM_CALL = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """What a run is expected to spend if it goes on to its limits.
 
@@ -49,6 +49,9 @@ class Estimate:
     num_steps: int
     limits: Limits
     assumptions: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Estimate({self.expected!r} in {self.num_steps} steps; print it to read it)"
 
     def __str__(self) -> str:
         """A table of what is expected and the limits, and the assumptions."""

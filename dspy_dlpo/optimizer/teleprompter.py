@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from dspy_dlpo.runtime.prices import Price, Prices
 from dspy_dlpo.runtime.program import Student
 from dspy_dlpo.views.progress import progress
 from dspy_dlpo.views.result import CandidatePrograms, result_of
-from dspy_dlpo.views.runs import keep_end, keep_start
+from dspy_dlpo.views.runs import keep_end, keep_error, keep_start
 
 
 class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
@@ -234,6 +235,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         protection = Protection(self.protect, asked.protocols(), start.instructions)
         resolved = {name: getattr(settings, name) for name in ("num_steps", "batch_size")}
         resolved["failure_score"] = self._failure_score
+        resolved |= {"prompt_model": prompt_model, "critic_model": critic_model}
         run = describe(asked, {**vars(self), **resolved}, data)
         listeners = Listeners([*progress(self.verbose), *self.listeners])
         models = [prompt_model, critic_model]
@@ -281,7 +283,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 settings,
                 listeners,
             )
-            keep_start(ledger, run)
+            run = keep_start(ledger, run)
             listeners.on_run_start(run, budget)
             with ended_by_ctrl_c(budget):
                 walk = loop.run(start)
@@ -296,8 +298,10 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
                 score_range=self.score_range,
                 failure_score=self._failure_score,
             )
-            keep_end(ledger, result)
+            result = keep_end(ledger, result)
         except BaseException as error:
+            with suppress(OSError, ValueError):  # The ledger itself may be what failed.
+                keep_error(ledger, run, error)
             listeners.on_run_error(error)
             raise
         finally:

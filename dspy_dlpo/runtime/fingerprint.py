@@ -125,7 +125,17 @@ def describe(student: Student, arguments: Mapping[str, Any], data: Data) -> RunI
         num_val=len(data.valset),
         held_out=data.held_out,
         num_steps=arguments["num_steps"],
+        models={
+            "program": ", ".join(dict.fromkeys(redacted(model.model) for model in student.models)),
+            "proposer": _model_of(arguments["prompt_model"]),
+            "critic": _model_of(arguments["critic_model"]),
+        },
+        valset=data.valset,
     )
+
+
+def _model_of(model: dspy.BaseLM | None) -> str:
+    return redacted(model.model) if model else ""
 
 
 def _shown(name: str, value: Any) -> Any:

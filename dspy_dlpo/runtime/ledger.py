@@ -205,6 +205,24 @@ class Ledger:
             self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", *each)
         self._write("COMMIT")
 
+    def note(self, name: str) -> str:
+        """Return a value that was kept, as JSON; empty if there is none."""
+        with reading(self._path):
+            row = self._file.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+            return str(row[0]) if row else ""
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps are kept."""
+        with reading(self._path):
+            return int(self._file.execute("SELECT count(*) FROM steps").fetchone()[0])
+
+    @property
+    def paid(self) -> Spending:
+        """What was paid for everything that is kept, and for what failed and was dropped."""
+        with reading(self._path):
+            return self.forgotten + paid_in(self._file)
+
     def unsettle(self, candidate: str, example: str | None = None) -> None:
         """Let the rollouts of a candidate, on one example or on all, be tried again on resume."""
         where = "candidate = ?1 AND (?2 IS NULL OR example = ?2)"
@@ -296,6 +314,12 @@ def reading(path: Path | None) -> Iterator[None]:
         raise damaged(path, error) from error
     except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, IndexError) as error:
         raise damaged(path, error) from error
+
+
+def paid_in(file: sqlite3.Connection) -> Spending:
+    """Return what the rollouts and replies in a ledger have cost."""
+    rows = file.execute("SELECT json_extract(record, '$.spent') FROM rollouts UNION ALL SELECT spent FROM replies")
+    return reduce(add, (_SPENDING.validate_json(spent) for (spent,) in rows), Spending())
 
 
 def _json(kind: TypeAdapter[Any], value: Any) -> str:

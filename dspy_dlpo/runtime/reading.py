@@ -5,14 +5,34 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dspy_dlpo.runtime.ledger import LEDGER, damaged, reading, refuse_what_is_not_ours
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.runtime.ledger import LEDGER, damaged, paid_in, reading, refuse_what_is_not_ours
 
 
-def read_run(log_dir: str | Path) -> tuple[dict[str, str], list[str]]:
-    """Return the notes of a run by name, and the records of its steps, each as JSON.
+@dataclass(frozen=True)
+class KeptRun:
+    """What the ledger of a run holds for those who look at it.
+
+    Attributes:
+        notes: What the run was made with and how it ended, by name, as JSON.
+        steps: The records of its steps, as JSON.
+        spent: What was paid for, steps that did not end included.
+        scores: Candidate, example and score of each rollout that was not lost.
+    """
+
+    notes: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[str] = ()
+    spent: Spending = field(default_factory=Spending)
+    scores: Sequence[tuple[str, str, float]] = ()
+
+
+def read_run(log_dir: str | Path) -> KeptRun:
+    """Return what the ledger of a run holds.
 
     Raises:
         FileNotFoundError: If there is no run.
@@ -27,26 +47,29 @@ def read_run(log_dir: str | Path) -> tuple[dict[str, str], list[str]]:
         """Tells now whether it may be read, in the words of the operating system."""
     refuse_what_is_not_ours(path)
     try:
-        notes, steps = _read(path)
+        kept = _read(path)
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise RuntimeError(f"Another process has {path} open: the run is going on ({error}).") from error
-        notes, steps = _read_copy(path)
-    if "run" not in notes:
+        kept = _read_copy(path)
+    if "run" not in kept.notes:
         raise ValueError(f"The run in {log_dir} ended before it began. Make it again.")
-    return notes, steps
+    return kept
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[str]]:
+def _read(path: Path) -> KeptRun:
     with reading(path), closing(sqlite3.connect(path, timeout=0.2)) as file:
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
         if not {"notes", "steps"} <= tables:  # It died while it made the file.
-            return {}, []
+            return KeptRun()
         notes = {str(name): str(value) for name, value in file.execute("SELECT name, value FROM notes")}
-        return notes, [str(record) for (record,) in file.execute("SELECT record FROM steps ORDER BY step")]
+        steps = [str(record) for (record,) in file.execute("SELECT record FROM steps ORDER BY step")]
+        rows = file.execute("SELECT candidate, example, score FROM rollouts WHERE NOT json_extract(record, '$.lost')")
+        scores = [(str(candidate), str(example), float(score)) for candidate, example, score in rows]
+        return KeptRun(notes, steps, paid_in(file), scores)
 
 
-def _read_copy(path: Path) -> tuple[dict[str, str], list[str]]:
+def _read_copy(path: Path) -> KeptRun:
     """Read a copy: SQLite opens no file of this kind where it cannot write beside it."""
     with tempfile.TemporaryDirectory() as folder:
         for name in (path.name, f"{path.name}-wal"):

@@ -20,7 +20,19 @@ from dspy_dlpo.core.visible import visible, visible_json
 from dspy_dlpo.views.plots import FINAL
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import find_runs, instructions_of, load_result, program_state
-from dspy_dlpo.views.words import best_of, cost, gain_of, scores_of, spending
+from dspy_dlpo.views.words import (
+    best_of,
+    cost,
+    ending_of,
+    failing_of,
+    gain_of,
+    models_of,
+    resumed,
+    scores_of,
+    spending,
+    started,
+    took,
+)
 
 
 class _Commands(TyperGroup):
@@ -54,6 +66,7 @@ class Form(StrEnum):
     TEXT = "text"
 
 
+_COLUMNS = ("run", "program", "models", "began", "took", "steps", "before", "after", "gain", "cost", "ended")
 Run = Annotated[Path, typer.Argument(help="The `log_dir` of a run.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -95,13 +108,25 @@ def show(run: Run, as_json: AsJson = False) -> None:
         _print_json(result)
         return
     console = _console()
-    console.print(f"{visible(result.run.program_name)} in {visible(str(run))}: {visible(result.stopped)}")
+    console.print(f"{visible(result.run.program_name)} in {visible(str(run))}: {visible(ending_of(result))}")
+    for name, said in _facts(result):
+        console.print(f"{name:<9}{visible(said)}")
+    console.print()
     console.print(_steps(result))
     for name, text in result.best_candidate.items():
         console.print(f"\n{visible(name)}:\n{visible(text)}", soft_wrap=True)
     before, after = scores_of(result)
     console.print(f"\nValset: {before} before, {after} after, gain {gain_of(result)}")
     console.print(f"Spent: {spending(result.spent)}")
+    if failing := failing_of(result):
+        console.print(f"\n{failing}", soft_wrap=True)
+
+
+def _facts(result: DLPOResult) -> list[tuple[str, str]]:
+    """Return what a run was made with, and when."""
+    run = result.run
+    facts = [("Models", models_of(run)), ("Began", started(run)), ("Took", took(run)), ("Resumed", resumed(run))]
+    return [(name, said.removeprefix("resumed ")) for name, said in facts if said]
 
 
 def _steps(result: DLPOResult) -> Table:
@@ -169,7 +194,7 @@ def runs(
         return
     if not found:
         raise FileNotFoundError(f"No runs in {folder}. Give the folder that your runs are in.")
-    table = Table("run", "program", "steps", "before", "after", "gain", "cost", "ended", box=None)
+    table = Table(*_COLUMNS, box=None)
     for path, result in found:
         table.add_row(*map(visible, [str(path.relative_to(folder)), *_cells(result)]))
     _console().print(table)
@@ -185,10 +210,11 @@ def _read(path: Path) -> DLPOResult | str:
 
 def _cells(result: DLPOResult | str) -> list[str]:
     if isinstance(result, str):
-        return [*[""] * 6, result]
+        return [*[""] * (len(_COLUMNS) - 2), result]
     gain = f"{result.gain.mean:+.3f}" if result.gain.num_examples else "not measured"
-    steps = str(len(result.history))
-    return [result.run.program_name, steps, *scores_of(result), gain, cost(result.spent.cost), result.stopped]
+    run, steps = result.run, str(len(result.history))
+    made = [run.program_name, models_of(run), started(run), took(run)]
+    return [*made, steps, *scores_of(result), gain, cost(result.spent.cost), ending_of(result)]
 
 
 def _summary(path: Path, result: DLPOResult | str) -> dict[str, Any]:
@@ -203,6 +229,8 @@ def _summary(path: Path, result: DLPOResult | str) -> dict[str, Any]:
         "gain": result.gain if result.gain.num_examples else None,
         "cost": result.spent.cost,
         "stopped": result.stopped,
+        "models": result.run.models,
+        "sessions": result.run.sessions,
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dspy_dlpo.descent.origins import Origin
+from dspy_dlpo.views.words import plural
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Where the sentences of chosen instructions came from; `str` tells it.
 
@@ -17,6 +19,10 @@ class Explanation:
     """
 
     origins: Mapping[str, tuple[Origin, ...]]
+
+    def __repr__(self) -> str:
+        sentences = ", ".join(f"{name}: {plural(len(each), 'sentence')}" for name, each in self.origins.items())
+        return f"Explanation({sentences}; print it to read it)"
 
     def __str__(self) -> str:
         return "\n\n".join(
@@ -35,7 +41,13 @@ def _told(origin: Origin) -> Iterator[str]:
     for text in origin.earlier:
         yield f"    in place of: {text}"
     for point in origin.points[:1]:
-        yield f"    answers: {point.text} ({', '.join(point.examples)})"
+        complaint = "" if is_repeated(point.text, origin.sentence) else f"answers: {point.text} "
+        yield f"    {complaint}({', '.join(point.examples)})"
     if origin.removal:
         without, count = origin.removal.difference, origin.removal.num_examples
         yield f"    without it: {without:+.3f} on {count} examples (step {origin.removal.step + 1})"
+
+
+def is_repeated(complaint: str, sentence: str) -> bool:
+    """Whether a complaint only says the sentence that it brought: the critic writes in sentences of an instruction."""
+    return re.findall(r"\w+", complaint.casefold()) == re.findall(r"\w+", sentence.casefold())

@@ -13,7 +13,18 @@ from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
-from dspy_dlpo.views.words import best_of, gain_of, listed, outcome_of, plural, scores_of, spending
+from dspy_dlpo.views.words import (
+    best_of,
+    ending_of,
+    gain_of,
+    listed,
+    outcome_of,
+    plural,
+    resumed,
+    scores_of,
+    spending,
+    took,
+)
 
 
 class Lines(Listener):
@@ -52,9 +63,8 @@ class Lines(Listener):
 
 def opening(run: RunInfo) -> list[str]:
     """Return what the reader should know before the first step."""
-    if run.held_out == "given":
-        return []
-    return [f"no valset given: the result is chosen on {run.num_val} examples, {run.held_out}"]
+    held_out = f"no valset given: the result is chosen on {run.num_val} examples, {run.held_out}"
+    return [line for line in (resumed(run), "" if run.held_out == "given" else held_out) if line]
 
 
 def closing(result: RunResult) -> str:
@@ -64,9 +74,9 @@ def closing(result: RunResult) -> str:
     lost = result.history[-1].lost if result.history else 0
     return listed(
         [
-            f"ended: {result.stopped}",
+            f"ended: {ending_of(result)}",
             f"valset {before} -> {after}, gain {gain_of(result)}",
-            spending(result.spent),
+            spending(result.spent) + (f" in {took(result.run)}" if took(result.run) else ""),
             f"{plural(unparsed, 'critic or proposer call')} without a usable reply" if unparsed else "",
             f"{plural(lost, 'rollout')} lost" if lost else "",
         ]

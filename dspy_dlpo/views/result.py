@@ -27,6 +27,7 @@ from dspy_dlpo.runtime.program import Student, with_instructions
 from dspy_dlpo.views.explain import Explanation
 from dspy_dlpo.views.plots import plot_scores, steps_table
 from dspy_dlpo.views.report import save_report
+from dspy_dlpo.views.words import gain_of, plural, scores_of, spending
 
 if TYPE_CHECKING:
     import pandas
@@ -56,9 +57,14 @@ class Evaluation:
     spent: Spending
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DLPOResult(RunResult):
     """The course of a run: `program.detailed_results`. The attributes are those of `RunResult`."""
+
+    def __repr__(self) -> str:
+        before, after = scores_of(self)
+        parts = [f"valset {before} -> {after}, gain {gain_of(self)}", plural(len(self.history), "step")]
+        return f"DLPOResult({self.run.program_name}: {'; '.join([*parts, spending(self.spent), self.stopped])})"
 
     def evaluate(
         self,
@@ -199,16 +205,17 @@ def result_of(walk: Walk, forward: Forward, valset: Sequence[str], **settings: A
         valset: Names of the validation examples.
         settings: The other attributes of `DLPOResult`.
     """
-    scores = {
-        candidate: found
+    subscores = (
+        (candidate, {name: score for name in valset for score in forward.known_scores(candidate, [name])})
         for candidate in walk.seen.values()
-        if (found := forward.known_scores(candidate, valset)) or candidate is walk.student
-    }
+    )
+    scores = {candidate: found for candidate, found in subscores if found or candidate is walk.student}
     result = DLPOResult(
         candidates=tuple(scores),
         # A limit may have ended the run before the student had its first score.
-        val_aggregate_scores=tuple(fmean(each) if each else math.nan for each in scores.values()),
+        val_aggregate_scores=tuple(fmean(each.values()) if each else math.nan for each in scores.values()),
         num_val_examples=tuple(len(each) for each in scores.values()),
+        val_subscores=tuple(scores.values()),
         best_idx=[candidate.id for candidate in scores].index(walk.choice.best.id),
         gain=walk.gain,
         history=tuple(walk.history),

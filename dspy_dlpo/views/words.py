@@ -7,7 +7,11 @@ from collections.abc import Iterable
 
 from dspy_dlpo.core.records import RunInfo, Spending, StepRecord
 from dspy_dlpo.descent.outcome import RunResult
+from dspy_dlpo.runtime.data import place
 from dspy_dlpo.runtime.prices import dollars
+
+_TOLERANCE = 1e-6
+"""A score this near to the top is a perfect one."""
 
 
 def score_on(score: float, number: int, total: int) -> str:
@@ -52,6 +56,58 @@ def outcome_of(record: StepRecord) -> str:
     if not trial.differences:
         return f"{record.outcome.value}, all examples were lost"
     return f"{record.outcome.value}, gain {trial.gain:+.3f} on {plural(len(trial.differences), 'example')}"
+
+
+def failing_of(result: RunResult) -> str:
+    """Return which validation examples still fall short of a perfect score, before and after; empty if none does."""
+    if not result.val_subscores:
+        return ""
+    before, after = result.val_subscores[0], result.val_subscores[result.best_idx]
+    top = result.score_range[1]
+    lines = [
+        f"  {place(name)}: {f'{before[name]:.3f}' if name in before else 'not scored'} -> {score:.3f}"
+        for name, score in sorted(after.items(), key=lambda pair: pair[1])
+        if score < top - _TOLERANCE
+    ]
+    if not lines:
+        return ""
+    return "\n".join([f"Still short of {top:g} ({len(lines)} of {len(after)} scored validation examples):", *lines])
+
+
+def models_of(run: RunInfo) -> str:
+    """Return the language models of a run; those of critic and proposer only where they are others."""
+    program, proposer, critic = (run.models.get(role, "") for role in ("program", "proposer", "critic"))
+    others = {"critic": critic, "proposer": proposer}
+    if critic == proposer:
+        others = {"critic and proposer": critic}
+    return ", ".join([program, *(f"{role} {name}" for role, name in others.items() if name not in ("", program))])
+
+
+def started(run: RunInfo) -> str:
+    """Return when a run began, to the minute; empty if that is not known."""
+    return run.sessions[0].started[:16].replace("T", " ") if run.sessions else ""
+
+
+def took(run: RunInfo) -> str:
+    """Return how long a run took by the clock, over all its sessions; empty if that is not known."""
+    known = [session.seconds for session in run.sessions if session.seconds is not None]
+    if not known:
+        return ""
+    return ("at least " if len(known) < len(run.sessions) else "") + duration(sum(known))
+
+
+def resumed(run: RunInfo) -> str:
+    """Return what a run that was resumed had done before its last session; empty if it had not."""
+    if len(run.sessions) < 2:
+        return ""
+    last = run.sessions[-1]
+    return f"resumed with {plural(last.steps, 'step')} done and {spending(last.paid)} paid"
+
+
+def ending_of(result: RunResult) -> str:
+    """Return why a run ended, or what broke it off."""
+    error = result.run.sessions[-1].error if result.run.sessions else ""
+    return f"{result.stopped}, broken off by {error}" if error and not result.has_ended else result.stopped
 
 
 def spending(spent: Spending) -> str:

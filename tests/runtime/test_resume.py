@@ -37,6 +37,7 @@ def run(log_dir: Path, log: Path) -> dict[str, Any]:
         optimized = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(10, 100))
     os.close(file)
     result = optimized.detailed_results.to_dict()
+    del result["run"]["sessions"]  # When it was made.
     for record in (result, *result["history"]):
         del record["spent"]["seconds"]
     del result["run"]["settings"]["log_dir"]

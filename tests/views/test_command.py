@@ -274,6 +274,8 @@ def test_runs_lists_all_runs_and_why_some_cannot_be_read(oracle: Path, run: Path
         "gain": json.loads(json.dumps(result.to_dict()["gain"])),
         "cost": result.spent.cost,
         "stopped": result.stopped,
+        "models": {"program": "scripted/model", "proposer": "scripted/model", "critic": "scripted/model"},
+        "sessions": json.loads(json.dumps(result.to_dict()["run"]["sessions"])),
     }
     assert table.exit_code == 0
     for word in ("oracle", "Predict", "+1.000", result.stopped[:10], "going on"):

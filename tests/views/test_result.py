@@ -12,6 +12,7 @@ from dspy.lm15 import TransportError
 from dspy_dlpo.descent.statistics import paired_interval
 from dspy_dlpo.policies import TextualLearningRate
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
+from dspy_dlpo.views.words import failing_of
 from examples.benchmarks.coverage import simulate
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, scripted_lm, world
 
@@ -217,3 +218,40 @@ def test_gain_is_part_of_the_result_as_json(lm: dspy.LM, make: Any) -> None:
     result = make().compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
     plain = json.loads(json.dumps(result.to_dict()))
     assert plain["gain"]["low"] == result.gain.low
+
+
+# How it is read.
+
+
+def test_result_has_the_score_of_each_validation_example_before_and_after(lm: dspy.LM, make: Any) -> None:
+    valset = [*examples(14, 100), dspy.Example(question="What of topic alpha?", answer="nobody knows")]
+    valset[-1] = valset[-1].with_inputs("question")
+    result = make(num_steps=8).compile(dspy.Predict(Oracle), trainset=examples(40), valset=valset).detailed_results
+    before, after = result.val_subscores[0], result.val_subscores[result.best_idx]
+    assert before == dict.fromkeys((f"val:{index}" for index in range(15)), 0.0)
+    assert after == {name: float(name != "val:14") for name in before}
+    assert [len(scores) for scores in result.val_subscores] == list(result.num_val_examples)
+    assert failing_of(result) == (
+        "Still short of 1 (1 of 15 scored validation examples):\n  valset[14]: 0.000 -> 0.000"
+    )
+
+
+def test_what_a_notebook_prints_of_a_result_and_its_parts_is_short(lm: dspy.LM, make: Any) -> None:
+    optimizer = make(num_steps=8)
+    program = dspy.Predict(Oracle)
+    result = optimizer.compile(program, trainset=examples(40)).detailed_results
+    estimate = optimizer.estimate(program, trainset=examples(40))
+    diagnosis = optimizer.diagnose(program, trainset=examples(40), num_calls=4)
+    for shown in map(repr, (result, result.gain, result.spent, result.explain(), estimate, diagnosis)):
+        assert len(shown) < 320
+        assert "\n" not in shown
+    assert repr(result).startswith("DLPOResult(Predict: valset 0.000 (all 16) -> 1.000 (all 16), gain +1.000 (95 %")
+    assert repr(result.explain()) == "Explanation(self: 6 sentences; print it to read it)"
+
+
+def test_explanation_does_not_repeat_a_sentence_as_its_own_complaint(lm: dspy.LM, make: Any) -> None:
+    result = make(num_steps=8).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    told = str(result.explain())
+    for sentence in SOLVED.split("\n"):
+        assert told.count(sentence) == 1
+    assert "(train:" in told

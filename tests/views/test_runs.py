@@ -1,15 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.runtime.ledger import Ledger
-from dspy_dlpo.views.runs import NOT_ENDED, find_runs, load_result
+from dspy_dlpo.views.runs import find_runs, keep_start, load_result
+from dspy_dlpo.views.words import ending_of, models_of, resumed, took
 from tests.scripted import Oracle, examples, scripted_lm, world
 
 
@@ -31,6 +39,11 @@ def test_run_that_did_not_end_is_loaded_as_far_as_it_came(make: Any, tmp_path: P
         make(log_dir=tmp_path, num_threads=1).compile(dspy.Predict(Oracle), trainset=examples(40))
     broken = load_result(tmp_path)
     assert broken.stopped == NOT_ENDED
+    assert ending_of(broken) == "not ended, broken off by KeyboardInterrupt"
+    assert broken.spent.lm_calls == 79  # The last step, too, which did not end.
+    assert broken.spent.metric_calls > broken.history[-1].spent.metric_calls
+    assert broken.num_val_examples[0] == 8 == len(broken.val_subscores[0])
+    assert "not measured" in repr(broken)
     with dspy.context(lm=scripted_lm()):
         whole = make(log_dir=tmp_path).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
     assert 0 < len(broken.history) < len(whole.history)
@@ -38,6 +51,56 @@ def test_run_that_did_not_end_is_loaded_as_far_as_it_came(make: Any, tmp_path: P
         assert dataclasses.replace(ours, spent=its.spent) == its
     assert broken.best_candidate == dict(broken.candidates[broken.best_idx].instructions)
     assert broken.candidates[broken.best_idx].id == whole.history[len(broken.history) - 1].best
+
+
+def test_run_knows_its_sessions_and_what_the_earlier_ones_had_paid(
+    lm: dspy.LM, make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make(log_dir=tmp_path, num_steps=2).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    (session,) = first.run.sessions
+    assert (session.steps, session.paid, session.error) == (0, Spending(), "")
+    assert resumed(first.run) == ""
+    with caplog.at_level(logging.INFO, logger="dspy_dlpo"):
+        second = make(log_dir=tmp_path, num_steps=4).compile(dspy.Predict(Oracle), trainset=examples(40))
+    sessions = second.detailed_results.run.sessions
+    assert [each.steps for each in sessions] == [0, 2]
+    assert replace(sessions[1].paid, seconds=0.0) == replace(first.spent, seconds=0.0)
+    said = f"resumed with 2 steps done and {first.spent.metric_calls} metric calls, {first.spent.lm_calls} LM calls, "
+    assert caplog.messages[0].startswith(said)
+    assert load_result(tmp_path).run.sessions == sessions
+    for each in sessions:
+        assert datetime.now(UTC) - datetime.fromisoformat(each.started) < timedelta(minutes=2)
+        assert each.seconds is not None
+
+
+def test_killed_session_has_no_time_and_the_whole_is_said_to_have_taken_at_least_that_of_the_others(
+    lm: dspy.LM, make: Any, tmp_path: Path
+) -> None:
+    result = make(log_dir=tmp_path).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    ledger = Ledger(tmp_path, dict(settings_of(tmp_path)))
+    keep_start(ledger, result.run)  # And then its process dies.
+    ledger.close()
+    killed = load_result(tmp_path)
+    assert [each.seconds is None for each in killed.run.sessions] == [False, True]
+    assert took(killed.run).startswith("at least ")
+
+
+def settings_of(folder: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as file:
+        return file.execute("SELECT name, value FROM settings").fetchall()
+
+
+def test_run_keeps_the_names_of_its_models(lm: dspy.LM, make: Any) -> None:
+    other = scripted_lm(model="scripted/other")
+    runs = [
+        make(num_steps=1, prompt_model=prompt_model).compile(dspy.Predict(Oracle), trainset=examples(40))
+        for prompt_model in (None, other)
+    ]
+    alike, apart = (program.detailed_results.run for program in runs)
+    assert models_of(alike) == "scripted/model"
+    assert models_of(apart) == "scripted/model, critic and proposer scripted/other"
+    assert apart.settings["prompt_model"] == "scripted/other"
+    assert alike.settings["prompt_model"] == "scripted/model"
 
 
 def test_program_with_a_model_that_cannot_be_saved_is_kept_without_it(
