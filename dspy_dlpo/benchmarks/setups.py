@@ -89,12 +89,22 @@ def _lm(model: str, max_tokens: int, cores: int) -> dspy.LM:
     return _local(max_tokens, cores) if model == "local" else dspy.LM(model)
 
 
-@lru_cache
 def _local(max_tokens: int, cores: int) -> dspy.LM:
-    """Return the model on this machine; all cells share it, for its weights are big."""
-    stop = ["[[ ## completed"]  # What follows is only DSPy's end mark.
-    engine = _Once(weights_path(_LOCAL), cores)
-    return dspy.LM(f"local/{_LOCAL}", engine=engine, temperature=0.0, max_tokens=max_tokens, num_retries=0, stop=stop)
+    """Return the model on this machine, with a limit of its own on an answer."""
+    return dspy.LM(
+        f"local/{_LOCAL}",
+        engine=_engine(cores),
+        temperature=0.0,
+        max_tokens=max_tokens,
+        num_retries=0,
+        stop=["[[ ## completed"],  # What follows is only DSPy's end mark.
+    )
+
+
+@lru_cache
+def _engine(cores: int) -> _Once:
+    """Return the engine that all cells share, in both roles: its weights are big."""
+    return _Once(weights_path(_LOCAL), cores)
 
 
 class _Once(LocalEngine):

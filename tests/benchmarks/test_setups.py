@@ -53,6 +53,18 @@ def test_simulated_task_knows_its_score_without_running() -> None:
     assert 0 < setting.score(setting.task.program) < 1
 
 
+def test_both_roles_of_the_local_model_share_one_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "model.gguf")
+    monkeypatch.setattr(setups, "weights_path", lambda name: path)
+    monkeypatch.setattr(setups, "load_task", lambda *args, **kwargs: None)
+    setups._engine.cache_clear()
+    one, other = (setup_named("gsm8k", "local", None, None)(seed) for seed in (0, 1))
+    setups._engine.cache_clear()
+    assert one.prompt_lm is not None
+    assert one.lm.engine is one.prompt_lm.engine is other.lm.engine
+    assert one.lm.kwargs["max_tokens"] < one.prompt_lm.kwargs["max_tokens"]
+
+
 @pytest.mark.parametrize(("temperature", "computed"), [(0.0, 2), (None, 2), (1.0, 3)])
 def test_local_model_computes_an_answer_once_unless_it_is_drawn(
     temperature: float | None, computed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
