@@ -24,6 +24,7 @@ from dspy_dlpo.core.records import (
     Refusal,
     Rollout,
     RunInfo,
+    Session,
     Spending,
     StepRecord,
     TextualGradient,
@@ -32,10 +33,11 @@ from dspy_dlpo.core.records import (
     UpdateRequest,
 )
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.descent.statistics import Gain
-from dspy_dlpo.views.report import render
-from dspy_dlpo.views.report.charts import score_chart, spending_charts
-from dspy_dlpo.views.report.view import diff, step_views, visits
+from dspy_dlpo.views.report import render, save_report
+from dspy_dlpo.views.report.charts import schedules, score_chart
+from dspy_dlpo.views.report.view import diff, step_views, val_examples, visits
 from dspy_dlpo.views.report.words import headline
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import load_result
@@ -329,24 +331,98 @@ def test_minibatch_that_was_lost_has_no_score() -> None:
     lost = replace(result.history[1], minibatch=(), loss=0.0, trial=None, skipped=Outcome.MINIBATCH_LOST)
     result = replace(result, history=(result.history[0], lost, result.history[2]))
     marks = score_chart(result, step_views(result)).marks
-    assert [x for x, *_ in marks] == [0, 100]
+    assert [x for x, *_ in marks] == [25, 75, 100]
     assert "score –" in render(result)
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "labels"), [(4, ("1 min", "30 s")), (12, ("4 min", "2 min")), (300, ("2 h", "1 h"))]
-)
-def test_time_is_marked_in_round_units(num_steps: int, labels: tuple[str, str]) -> None:
-    *_, chart = spending_charts(step_views(made_up(num_steps)))
-    assert chart.left == (*labels, "0")
+def test_score_chart_goes_from_the_student_over_the_steps_to_the_final_choice() -> None:
+    result = made_up(4)
+    chart = score_chart(result, step_views(result))
+    assert [mark for *_, mark in chart.marks] == ["refused", "accepted", "refused", "refused", "final"]
+    assert [x for x, *_ in chart.marks] == [20, 40, 60, 80, 100]
+    final = round(100 * (1 - result.val_aggregate_scores[-1]), 2)
+    assert [y for _, y, _ in chart.marks] == [*(round(100 * record.loss, 2) for record in result.history), final]
+    best = next(line for line in chart.lines if line.name == "best")
+    assert best.path.startswith("M0 50 h0 H20 V50 H40 V25 ")
+    assert best.path.endswith(f"H100 V{final:g}")
 
 
-def test_score_chart_has_a_mark_for_each_step_at_its_score() -> None:
-    result = made_up(5)
+def test_score_chart_of_a_run_that_did_not_end_has_no_final_choice() -> None:
+    result = replace(made_up(4), stopped=NOT_ENDED)
     marks = score_chart(result, step_views(result)).marks
-    assert [mark for *_, mark in marks] == ["refused", "accepted", "refused", "refused", "skipped"]
-    assert [x for x, *_ in marks] == [0, 25, 50, 75, 100]
-    assert [y for _, y, _ in marks] == [round(100 * record.loss, 2) for record in result.history]
+    assert [(x, mark) for x, _, mark in marks][-1] == (100, "refused")
+    assert 'data-label="Final choice"' not in render(result)
+    assert 'data-label="Final choice"' in render(made_up(4))
+
+
+def test_only_what_changes_in_the_course_of_a_run_has_a_chart() -> None:
+    result = made_up(8)
+    assert [chart.title for chart in schedules(result, step_views(result))] == ["Temperature"]
+    capped = [
+        replace(record, requests=tuple(replace(each, max_edits=record.step + 1) for each in record.requests))
+        for record in result.history
+    ]
+    result = replace(result, history=tuple(capped))
+    assert [chart.title for chart in schedules(result, step_views(result))] == ["Temperature", "Most edits a step"]
+
+
+def test_each_changed_instruction_is_shown_whole_before_and_after() -> None:
+    result = made_up(2)  # One of the two was changed.
+    page = render(result)
+    assert page.count('<div class="panes">') == 1
+    panes = re.findall(r"<h4>(Before|After)</h4><p [^>]*>(.*?)</p>", page, re.DOTALL)
+    name = next(name for name, text in result.best_candidate.items() if text != result.run.student.instructions[name])
+    assert panes == [
+        ("Before", result.run.student.instructions[name]),
+        ("After", result.best_candidate[name].strip()),
+    ]
+
+
+def test_report_says_which_models_made_the_run_when_and_what_had_been_paid_before() -> None:
+    sessions = (
+        Session("2026-03-04T05:06:07+01:00", seconds=100.0),
+        Session("2026-03-05T05:06:07+01:00", 3, Spending(20, 45, 1000, 500, cost=0.5), 20.0),
+    )
+    result = made_up()
+    models = {"program": "openai/small", "proposer": "openai/large", "critic": "openai/large"}
+    text = Page(render(replace(result, run=replace(result.run, models=models, sessions=sessions)))).text
+    for said in (
+        "openai/small, critic and proposer openai/large",
+        "2026-03-04 05:06",
+        "2 min",
+        "with 3 steps done and 20 metric calls, 45 LM calls, 1,500 tokens, $0.50 paid",
+    ):
+        assert said in text
+
+
+def test_validation_examples_are_listed_with_the_worst_first() -> None:
+    result = made_up()
+    scores = [{"val:0": 1.0, "val:1": 0.0, "val:2": 0.5}, {"val:2": 0.25, "val:1": 0.0, "val:0": 1.0}]
+    others = [scores[0]] * (len(result.candidates) - 2)
+    result = replace(result, val_subscores=(scores[0], *others, scores[1]))
+    assert [(each.name, each.change) for each in val_examples(result)] == [("val:1", 0), ("val:2", -0.25), ("val:0", 0)]
+    page = render(result)
+    assert "2 of 3 still fall short of 1" in page
+    assert '<th scope="row">valset[2]</th><td>0.500</td><td>0.250</td><td>−0.250</td>' in page
+    assert "Validation examples" not in render(made_up())
+
+
+def test_a_sentence_of_the_critics_own_is_not_shown_a_second_time_as_its_complaint(lm: dspy.LM, make: Any) -> None:
+    result = make(num_steps=6).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    origins = render(result).partition('<ol class="sentences">')[2].partition("</article>")[0]
+    assert origins.count("When the topic is alpha, answer 11.") == 1
+    assert "Critic:" not in origins
+
+
+def test_report_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    for target in ("precious.txt", "absent.txt"):
+        link = tmp_path / f"link to {target}"
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(FileExistsError, match=r"`path` must be no link, but .* leads to"):
+            save_report(made_up(1), link)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    assert not (tmp_path / "absent.txt").exists()
 
 
 def luminance(color: str) -> float:

@@ -174,13 +174,15 @@ def test_step_is_opened_by_keyboard(show: Any) -> None:
 def test_chart_is_read_by_keyboard_and_leads_to_the_step(show: Any) -> None:
     page = show(num_steps=12)
     focus(page, ".plot")
-    press(page, Keys.ARROW_RIGHT)
     plot = find(page, ".plot")
+    assert plot.get_attribute("aria-valuetext") == "Student: outcome –, score –, loss –, gain –, best 0.500"
+    press(page, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert plot.get_attribute("aria-valuetext").startswith("Step 2: outcome accepted, score 0.545, loss 0.455")
     assert find(page, ".tip").text.splitlines()[:2] == ["Step 2", "outcome accepted"]
     press(page, Keys.END)
-    assert plot.get_attribute("aria-valuenow") == "12"
-    press(page, Keys.ENTER)
+    assert (plot.get_attribute("aria-valuenow"), plot.get_attribute("aria-valuemax")) == ("14", "14")
+    assert plot.get_attribute("aria-valuetext").startswith("Final choice: outcome final choice, score –")
+    press(page, Keys.ARROW_LEFT, Keys.ENTER)
     assert find(page, "#step-11 .body").is_displayed()
     press(page, Keys.ENTER)
     assert not find(page, "#step-11 .body").is_displayed()  # The step's summary has the focus.

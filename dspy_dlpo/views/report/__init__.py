@@ -19,8 +19,9 @@ from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.views.report import words
-from dspy_dlpo.views.report.charts import schedules, score_chart, spending_charts
-from dspy_dlpo.views.report.view import prompts, step_views, visits
+from dspy_dlpo.views.report.charts import schedules, score_chart
+from dspy_dlpo.views.report.view import prompts, step_views, val_examples, visits
+from dspy_dlpo.views.words import duration, ending_of, models_of, resumed, spending, started, took
 
 
 def save_report(result: RunResult, path: str | Path) -> Path:
@@ -32,8 +33,13 @@ def save_report(result: RunResult, path: str | Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        FileExistsError: If there is a link, which may lead to a file that was not meant.
     """
     path = Path(path)
+    if path.is_symlink() and (path.is_file() or not path.exists()):  # `/dev/stdout` is none of these.
+        raise FileExistsError(f"`path` must be no link, but {path} leads to {path.resolve()}. Give that file itself.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(result), encoding="utf-8")
     return path
@@ -60,12 +66,28 @@ def render(result: RunResult) -> str:
         prompts=prompts(result),
         visits=visits(result, steps),
         score_chart=score_chart(result, steps),
-        schedules=schedules(steps),
-        spending=spending_charts(steps),
+        schedules=schedules(result, steps),
+        facts=facts(result),
+        examples=val_examples(result),
         style=style,
         script=script,
         hashes={"style": _hash(style), "script": _hash(script)},
     )
+
+
+def facts(result: RunResult) -> list[tuple[str, str]]:
+    """Return what made the run, when, and how it ended."""
+    accepted = sum(record.accepted for record in result.history)
+    known = {
+        "Models": models_of(result.run),
+        "Began": started(result.run),
+        "Took": took(result.run),
+        "Resumed": resumed(result.run).removeprefix("resumed "),
+        "Steps": f"{len(result.history)}, of which {accepted} accepted",
+        "End": ending_of(result),
+        "Cost": f"{spending(result.spent)}, {duration(result.spent.seconds)} in calls",
+    }
+    return [(name, said) for name, said in known.items() if said]
 
 
 def _asset(name: str) -> Markup:

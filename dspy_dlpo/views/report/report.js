@@ -33,7 +33,7 @@ for (const plot of all(".plot")) {
     step = Math.max(0, Math.min(rows.length - 1, index));
     const cells = plot.dataset.columns.split(" ").map((key) => rows[step].querySelector(`[data-key=${key}]`));
     const lines = cells.map((cell) => `${heads[cell.cellIndex].textContent.toLowerCase()} ${cell.textContent}`);
-    tip.replaceChildren(...[`Step ${step + 1}`, ...lines].map((line) => {
+    tip.replaceChildren(...[rows[step].dataset.label, ...lines].map((line) => {
       const paragraph = document.createElement("p");
       paragraph.textContent = line;
       return paragraph;
@@ -43,7 +43,7 @@ for (const plot of all(".plot")) {
     tip.style.left = `${100 * share}%`;
     tip.style.translate = `${-100 * share}%`;
     plot.setAttribute("aria-valuenow", step + 1);
-    plot.setAttribute("aria-valuetext", `Step ${step + 1}: ${lines.join(", ")}`);
+    plot.setAttribute("aria-valuetext", `${rows[step].dataset.label}: ${lines.join(", ")}`);
     plot.classList.add("shown");
   };
   const hide = () => plot.classList.remove("shown");
@@ -54,11 +54,12 @@ for (const plot of all(".plot")) {
   plot.addEventListener("pointerleave", hide);
   plot.addEventListener("blur", hide);
   plot.addEventListener("focus", () => show(step));
-  plot.addEventListener("click", () => { location.hash = `step-${step}`; });
+  const open = () => { location.hash = rows[step].querySelector("a")?.hash ?? "numbers"; };
+  plot.addEventListener("click", open);
   plot.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: step - 1, ArrowDown: step - 1, ArrowRight: step + 1, ArrowUp: step + 1,
       PageDown: step - 10, PageUp: step + 10, Home: 0, End: rows.length - 1 };
-    if (event.key === "Enter") location.hash = `step-${step}`;
+    if (event.key === "Enter") open();
     else if (event.key === "Escape") hide();
     else if (event.key in moves) show(moves[event.key]);
     else return;

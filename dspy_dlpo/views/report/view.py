@@ -127,15 +127,20 @@ class PromptView:
 
     Attributes:
         predictor: Its path.
+        before: The student's instruction.
         text: The instruction.
         origins: Its sentences, with where they came from.
-        changed: Whether the run changed it.
     """
 
     predictor: str
+    before: str
     text: str
     origins: tuple[Origin, ...]
-    changed: bool
+
+    @property
+    def changed(self) -> bool:
+        """Whether the run changed it."""
+        return self.text != self.before
 
 
 def step_views(result: RunResult) -> list[StepView]:
@@ -170,9 +175,32 @@ def prompts(result: RunResult) -> list[PromptView]:
     """Return the final instructions."""
     before = result.run.student.instructions
     return [
-        PromptView(name, text, provenance(result, name), text != before[name])
-        for name, text in result.best_candidate.items()
+        PromptView(name, before[name], text, provenance(result, name)) for name, text in result.best_candidate.items()
     ]
+
+
+@dataclass(frozen=True)
+class ExampleView:
+    """A validation example: the scores of student and chosen candidate on it, None where it was not scored."""
+
+    name: str
+    before: float | None
+    after: float | None
+
+    @property
+    def change(self) -> float | None:
+        """What was gained there."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+
+def val_examples(result: RunResult) -> list[ExampleView]:
+    """Return the validation examples that were scored, the worst after the run first."""
+    if not result.val_subscores:
+        return []
+    before, after = result.val_subscores[0], result.val_subscores[result.best_idx]
+    names = dict.fromkeys([*after, *before])
+    views = [ExampleView(name, before.get(name), after.get(name)) for name in names]
+    return sorted(views, key=lambda view: (view.after is None, view.after, view.before or 0))
 
 
 def diff(sentences: Sequence[str], edits: Sequence[Edit]) -> list[DiffLine]:

@@ -10,6 +10,9 @@ from typing import Any
 
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
+from dspy_dlpo.runtime.data import place
+from dspy_dlpo.views.explain import is_repeated
+from dspy_dlpo.views.words import duration, plural
 
 NONE = "–"
 
@@ -91,28 +94,6 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def plural(number: int, thing: str) -> str:
-    """Return a number of things with their name.
-
-    >>> plural(1, "example"), plural(2000, "example")
-    ('1 example', '2,000 examples')
-    """
-    return f"{number:,} {thing}" + "s" * (number != 1)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words.
-
-    >>> duration(0.084), duration(75), duration(600), duration(7260)
-    ('0.084 s', '1 min 15 s', '10 min', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    parts = [(minutes // 60, "h"), (minutes % 60, "min"), (rest, "s")]
-    return " ".join(f"{number} {unit}" for number, unit in parts[: 2 if minutes >= 60 else 3] if number)
-
-
 def shorten(text: str, limit: int = 600) -> str:
     """Return a text, or its beginning and how much is left out.
 
@@ -131,6 +112,7 @@ def example(name: str) -> str:
     return name.replace(":", " ", 1)
 
 
-FILTERS: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (score, signed, count, plain, plural, duration, shorten, example)
+FILTERS: dict[str, Callable[..., Any]] = {
+    each.__name__: each
+    for each in (score, signed, count, plain, plural, duration, shorten, example, place, is_repeated)
 }
