@@ -25,6 +25,7 @@ from dspy_dlpo.benchmarks.simulation.scripted import (
     play,
     role_of,
 )
+from dspy_dlpo.runtime.waiting import AsyncEngine
 
 SECRETS = {"alpha": "11", "beta": "22", "gamma": "33", "delta": "44", "omega": "55"}
 
@@ -46,9 +47,21 @@ class ScriptedEngine(SimulatedEngine):
         return cls(world())
 
 
+class ScriptedAsyncEngine(AsyncEngine):
+    """The same for asynchronous calls."""
+
+    def dump_state(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> ScriptedAsyncEngine:
+        return cls(ScriptedEngine(world()))
+
+
 def scripted_lm(script: Script | None = None, model: str = "scripted/model", **settings: Any) -> dspy.LM:
     settings = {"cache": False, "num_retries": 0, **settings}
-    return dspy.LM(model, engine=ScriptedEngine(script or world()), **settings)
+    engine = ScriptedEngine(script or world())
+    return dspy.LM(model, engine=engine, async_engine=ScriptedAsyncEngine(engine), **settings)
 
 
 def world(critic: Script | None = None, proposer: Script | None = None, program: Script | None = None) -> Script:

@@ -103,6 +103,8 @@ class Rollout:
         lost: Whether a failing language model or the time limit ended it: then it says nothing about the candidate.
         num_calls: How many predictor calls there were; of very many, not all are kept.
         predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
+        strangers: What to call the predictors that ran and are none of the program's.
+        unsent: Predictors that ran though their instruction stood in no prompt.
     """
 
     candidate: str
@@ -116,6 +118,8 @@ class Rollout:
     lost: bool = False
     num_calls: int = 0
     predictor_feedback: Mapping[str, str] = field(default_factory=dict)
+    strangers: tuple[str, ...] = ()
+    unsent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

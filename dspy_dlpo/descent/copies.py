@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from dspy_dlpo.core.likeness import words
 from dspy_dlpo.runtime.data import Data
+from dspy_dlpo.runtime.trace import as_text
 
 _SPAN = 8
 _MIN_SENTENCE = 2
@@ -64,12 +65,12 @@ class CopyGuard:
         self._spans, counts = set(), Counter[str]()
         for name in self._data.trainset:
             example = self._data[name]
-            for value in example.inputs().values():
-                self._spans |= spans(str(value))
-                self._shapes |= _shapes(str(value))
-                short = map(words, _SENTENCE_END.split(str(value)))
+            for text in map(as_text, example.inputs().values()):
+                self._spans |= spans(text)
+                self._shapes |= _shapes(text)
+                short = map(words, _SENTENCE_END.split(text))
                 self._spans.update(" ".join(each) for each in short if _MIN_SENTENCE <= len(each) < _SPAN)
-            counts.update({" ".join(words(str(value))) for value in example.labels().values()})
+            counts.update({" ".join(words(as_text(value))) for value in example.labels().values()})
         self._labels = {frozenset({*answer.split()} - ABOUT_ANSWERS) for answer in counts} - {frozenset()}
         for answer, number in counts.items():
             if number == 1 and len(answer) >= _ANSWER_CHARS and answer not in self._own:

@@ -14,6 +14,8 @@ from typing import Any
 import dspy
 
 from dspy_dlpo.runtime.data import place
+from dspy_dlpo.runtime.program import call
+from dspy_dlpo.runtime.waiting import finish
 
 _logger = logging.getLogger(__name__)
 
@@ -24,7 +26,8 @@ class Metric:
 
     Args:
         function: Takes `(example, prediction)`, DSPy's `(example, prediction, trace)` or GEPA's `(gold, pred, trace,
-            pred_name, pred_trace)`; a `dspy.Module` whose `forward` does is a metric too. Returns a number, a bool, or
+            pred_name, pred_trace)`; a coroutine function is awaited, and a `dspy.Module` whose `forward` or `aforward`
+            does is a metric too. Returns a number, a bool, or
             `dspy.Prediction(score=..., feedback=...)`. It is called with `trace=None`, since some of DSPy's metrics
             return a bool otherwise.
         score_range: Lowest and highest score.
@@ -46,7 +49,8 @@ class Metric:
             raise TypeError(f"`metric` must be callable, but got {self.function!r}.")
         function = self.function
         if isinstance(function, dspy.Module):  # Asked of the class: DSPy warns of `module.forward`.
-            function = MethodType(type(function).forward, function)
+            kind = type(function)
+            function = MethodType(kind.forward if hasattr(kind, "forward") else kind.aforward, function)
         signature = inspect.signature(function)
         for number in (5, 3, 2):
             try:
@@ -66,7 +70,7 @@ class Metric:
             TypeError: If the metric returns something that is not a number.
             ValueError: If it returns NaN, an infinity, or a score outside `score_range`.
         """
-        value = self.function(example, prediction, *[None] * (self.num_arguments - 2))
+        value = self._ask(example, prediction, *[None] * (self.num_arguments - 2))
         feedback = _feedback(value)
         if isinstance(value, dspy.Prediction):
             value = value.get("score")
@@ -99,13 +103,18 @@ class Metric:
         for name in dict.fromkeys(name for name, _ in trace if name is not None):
             calls = [call for predictor, call in trace if predictor == name]
             try:
-                said = _feedback(self.function(example, prediction, whole, name, calls))
+                said = _feedback(self._ask(example, prediction, whole, name, calls))
             except Exception as problem:  # noqa: BLE001 - The score is there; only a remark on a part is missing.
                 _logger.warning("`metric` raised %r when asked about predictor %s.", problem, name)
                 continue
             if said and said != feedback:
                 words[name] = said
         return words
+
+    def _ask(self, *arguments: Any) -> Any:
+        if isinstance(self.function, dspy.Module):
+            return call(self.function, *arguments)
+        return finish(self.function(*arguments))
 
 
 def _feedback(value: Any) -> str:

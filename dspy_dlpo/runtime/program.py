@@ -6,12 +6,15 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import dspy
 
 from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.runtime.copies import Copier
 from dspy_dlpo.runtime.trace import PredictorNames, predictor_names
+from dspy_dlpo.runtime.waiting import finish
 
 _MAX_CANDIDATES = 8  # Whose copies are kept.
 _ROLLOUT_IDS = 1000  # A repeat's own: modules such as `dspy.Refine` count on from the one they are given.
@@ -27,11 +30,38 @@ class Copy:
         program: The program.
         lm: DSPy's default LM for it.
         names: The names of its predictors.
+        originals: The names of the student's predictors, by identity.
     """
 
     program: dspy.Module
     lm: dspy.BaseLM | None
     names: PredictorNames
+    originals: PredictorNames
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run the program; one that has only `aforward` is awaited."""
+        return call(self.program, **inputs)
+
+    @cached_property
+    def instructions(self) -> dict[str, str]:
+        """The instruction of each predictor, in one line."""
+        return {name: in_one_line(each.signature.instructions) for name, each in self.program.named_predictors()}
+
+    @cached_property
+    def _frozen(self) -> set[int]:
+        modules = [each for _, each in self.program.named_sub_modules(dspy.Module) if each is not self.program]
+        frozen = [each for module in modules if module._compiled for _, each in module.named_sub_modules(dspy.Predict)]
+        return {id(thing) for each in frozen for thing in (each, each.signature)}
+
+    def stranger(self, predictor: dspy.Predict) -> str:
+        """Return what to call a predictor that ran and has no name; empty if it is frozen or a part of DSPy."""
+        if id(predictor) in self.originals:
+            return f"{self.originals[id(predictor)]} (reached by a closure or a global: the original, not the copy)"
+        signature = predictor.signature
+        is_of_dspy = signature.__module__.startswith("dspy.") and signature.__module__ != dspy.Signature.__module__
+        if is_of_dspy or self._frozen & {id(predictor), id(signature)}:
+            return ""
+        return f"{', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}"
 
 
 class Student:
@@ -55,6 +85,10 @@ class Student:
     def name(self) -> str:
         """Name of the program's class."""
         return type(self._program).__name__
+
+    @cached_property
+    def _copier(self) -> Copier:
+        return Copier(self._program)
 
     @cached_property
     def predictors(self) -> dict[str, dspy.Predict]:
@@ -98,8 +132,8 @@ class Student:
             num_repeats: Runs of a candidate on each example.
 
         Raises:
-            ValueError: If there is no predictor to optimise, or one without a language model; or if there are repeats
-                though every model has temperature 0.
+            ValueError: If there is no predictor to optimise, or one that cannot be copied or has no language model; or
+                if there are repeats though every model has temperature 0.
         """
         if not self.predictors:
             raise ValueError(f"No predictor to optimise in {self.name}. Sub-modules marked `_compiled` are skipped.")
@@ -108,6 +142,13 @@ class Student:
             raise ValueError(
                 f"No language model for predictor {', '.join(without)}. "
                 "Call dspy.configure(lm=dspy.LM(...)) first, or set one on the program with set_lm."
+            )
+        copies = dict(self._copier().named_predictors())
+        if same := [name for name, predictor in self.predictors.items() if copies.get(name, predictor) is predictor]:
+            raise ValueError(
+                f"Predictor {', '.join(same)} is not in the copies of {self.name}, or cannot be copied, so that it "
+                "cannot be tuned without changing the program itself. Let its `__deepcopy__` or `deepcopy` return a "
+                "true copy."
             )
         if num_repeats > 1 and all(model.kwargs.get("temperature") == 0 for model in models.values()):
             raise ValueError(
@@ -144,7 +185,7 @@ class Student:
 
     def program(self, candidate: Candidate) -> dspy.Module:
         """Return a new copy with the parameters of a candidate; what the candidate does not have stays as it is."""
-        program = self._program.deepcopy()
+        program = self._copier()
         for name, predictor in program.named_predictors():
             if name in candidate.instructions:
                 predictor.signature = predictor.signature.with_instructions(candidate.instructions[name])
@@ -168,24 +209,57 @@ class Student:
 
     def _copy(self, candidate: Candidate, repeat: int, lm: dspy.BaseLM | None) -> Copy:
         program = self.program(candidate)
-        if repeat:
-            for _, predictor in program.named_sub_modules(dspy.Predict):
+        for _, predictor in program.named_sub_modules(dspy.Predict):
+            if repeat:
                 predictor.lm = _uncached(predictor.lm, repeat)
-            lm = _uncached(lm, repeat)
-        return Copy(program, lm, predictor_names(program))
+            for name, method in (("forward", _forward), ("aforward", _aforward)):
+                if name not in vars(predictor):
+                    setattr(predictor, name, MethodType(method, predictor))
+        originals = {id(each): name for name, each in self._program.named_predictors()}
+        return Copy(program, _uncached(lm, repeat) if repeat else lm, predictor_names(program), originals)
 
 
 def state_of(program: dspy.Module) -> dict[str, Any]:
     """Return the state of a program without its language models: they may have keys, or no state to be saved."""
-    program = program.deepcopy()
+    program = Copier(program)()
     for _, predictor in program.named_sub_modules(dspy.Predict):
         predictor.lm = None
     return program.dump_state()  # type: ignore[no-any-return]  # DSPy is untyped.
 
 
+def in_one_line(text: str) -> str:
+    """Return a text with single spaces for all white space: adapters indent instructions."""
+    return " ".join(text.split())
+
+
 def with_instructions(program: dspy.Module, candidate: Candidate) -> dspy.Module:
     """Return a copy of a program that has the candidate's parameters."""
     return Student(program).program(candidate)
+
+
+def call(module: dspy.Module, *args: Any, **inputs: Any) -> Any:
+    """Call a module, in the way it can be called: by its `forward`, else by its `aforward`."""
+    if hasattr(type(module), "forward") or "forward" in vars(module) or not hasattr(type(module), "aforward"):
+        return module(*args, **inputs)
+    return finish(module.acall(*args, **inputs))
+
+
+def _forward(predictor: dspy.Predict, **inputs: Any) -> Any:
+    """Run a predictor; one whose `forward` the program calls is called as DSPy asks, so that the call is traced."""
+    if _is_called(predictor):
+        return type(predictor).forward(predictor, **inputs)
+    return predictor(**inputs)
+
+
+async def _aforward(predictor: dspy.Predict, **inputs: Any) -> Any:
+    """Do the same for `aforward`."""
+    if _is_called(predictor):
+        return await type(predictor).aforward(predictor, **inputs)
+    return await predictor.acall(**inputs)
+
+
+def _is_called(predictor: dspy.Predict) -> bool:
+    return (dspy.settings.caller_modules or [None])[-1] is predictor
 
 
 def _uncached(lm: dspy.BaseLM | None, repeat: int) -> dspy.BaseLM | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
 
-from dspy_dlpo.core.records import Candidate, Rollout, Spending
+from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending
 from dspy_dlpo.runtime.faults import FATAL, is_outside, unbroken
+from dspy_dlpo.runtime.inherit import threads_inherit_context
 from dspy_dlpo.runtime.metering import Meter, metered
 from dspy_dlpo.runtime.metric import Metric, MetricError
 from dspy_dlpo.runtime.prices import Prices
-from dspy_dlpo.runtime.program import Student
+from dspy_dlpo.runtime.program import Student, in_one_line
 from dspy_dlpo.runtime.trace import Recorder, shorten
+
+_LAST_CALLS = 1.0  # Seconds for calls that are under way when the program returns.
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,22 @@ def rollout(
     prediction, feedback, error, lost = None, "", "", False
     predictor_feedback: dict[str, str] = {}
 
+    prompts = _Prompts(copy.instructions)
+    counted = meter or Meter(settings.prices)
+    counted.watch = prompts.see if traced else None
+
     def run() -> Any:
         nonlocal recorder
-        if not traced:
-            return copy.program(**example.inputs())
-        recorder = Recorder(copy.program, copy.names, example.inputs(), max_chars)
-        with dspy.context(callbacks=[*dspy.settings.callbacks, recorder]):
-            return copy.program(**example.inputs())
+        before = counted.counts()
+        if traced:
+            recorder = Recorder(copy.program, copy.names, example.inputs(), max_chars)
+        with dspy.context(callbacks=[*dspy.settings.callbacks, *([recorder] if recorder else [])]):
+            found = copy(**example.inputs())
+        if dspy.settings.track_usage and isinstance(found, dspy.Prediction) and found.get_lm_usage() is None:
+            found.set_lm_usage(counted.tokens(before))  # DSPy leaves it out where a tracker is at work, as ours is.
+        return found
 
-    with metered(settings.prices, meter, trace=[], lm=copy.lm) as meter:
+    with metered(settings.prices, counted, trace=[], lm=copy.lm), threads_inherit_context():
         try:
             prediction = unbroken(run)
             score, feedback = metric(example, prediction, task.name)
@@ -100,19 +111,49 @@ def rollout(
                 raise fatal from problem
             score, error = settings.failure_score, f"{type(problem).__name__}: {problem}"
             lost = any(map(is_outside, causes))
+        if recorder:
+            recorder.wait(_LAST_CALLS)
+    calls = recorder.calls(prediction) if recorder else ()
     return Rollout(
         candidate=task.candidate.id,
         example=task.name,
         score=score,
         feedback=shorten(feedback, max_chars),
         error=shorten(error, max_chars),
-        calls=recorder.calls(prediction) if recorder else (),
-        spent=replace(meter.spent, metric_calls=1),
+        calls=calls,
+        spent=replace(counted.spent, metric_calls=1),
         repeat=task.repeat,
         lost=lost,
         num_calls=recorder.num_calls if recorder else 0,
         predictor_feedback={each: shorten(text, max_chars) for each, text in predictor_feedback.items()},
+        strangers=tuple(dict.fromkeys(filter(None, map(copy.stranger, recorder.unnamed() if recorder else ())))),
+        unsent=prompts.unsent(calls),
     )
+
+
+class _Prompts:
+    """Notes which instructions stand in the prompts that are sent."""
+
+    def __init__(self, instructions: Mapping[str, str]) -> None:
+        self._missing = {name: text for name, text in instructions.items() if text}
+        self._any = False
+
+    def see(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Note the messages of one call."""
+        self._any = True
+        if not self._missing:
+            return
+        contents = [message.get("content") for message in messages]
+        parts = [part for each in contents for part in ([each] if isinstance(each, str) else each or ())]
+        texts = [part if isinstance(part, str) else part.get("text") or "" for part in parts]
+        prompt = in_one_line("\n".join(texts))
+        for name in [name for name, text in self._missing.items() if text in prompt]:
+            self._missing.pop(name, None)
+
+    def unsent(self, calls: Sequence[Call]) -> tuple[str, ...]:
+        """Return the predictors among the calls that got an answer though their instruction was not seen."""
+        ran = {call.predictor for call in calls if call.outputs}
+        return tuple(name for name in self._missing if name in ran) if self._any else ()
 
 
 def abandoned(task: Task, settings: RolloutSettings, meter: Meter | None = None) -> Rollout:

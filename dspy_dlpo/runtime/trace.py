@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import threading
+import time
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -64,7 +66,7 @@ def predictor_names(program: dspy.Module) -> PredictorNames:
 class _Record:
     """A call while the program runs, with the values themselves.
 
-    A task is what runs in one thread: the program itself, or one item of a `dspy.Parallel`.
+    A task is what runs in one thread and one asyncio task: the program itself, or one item of a `dspy.Parallel`.
     """
 
     predictor: dspy.Predict
@@ -74,6 +76,7 @@ class _Record:
     prediction: Any = None
     outputs: Mapping[str, _Value] = field(default_factory=dict)
     ended: float = float("inf")
+    done: threading.Event = field(default_factory=threading.Event)
     aside: AbstractContextManager[None] = field(default_factory=nullcontext)
     error: BaseException | None = None
     sources: dict[str, list[_Record]] = field(default_factory=dict)
@@ -104,7 +107,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         self._root = ""  # The program's own call, which is also the name of its task.
         self._returned = False
         self._records: dict[str, _Record] = {}
-        self._modules: dict[str, tuple[int, str]] = {}  # Thread and task of each module call.
+        self._modules: dict[str, tuple[tuple[int, int], str]] = {}  # Where each module call runs, and its task.
         self._begun_by: dict[str, str] = {}  # For each task the one that began it.
         self._clock = itertools.count()
 
@@ -114,12 +117,12 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
             return
         if instance is self._program:
             self._root = self._root or call_id
-        thread = threading.get_ident()
+        here = _here()
         caller = self._modules.get(ACTIVE_CALL_ID.get() or "")
-        task = caller[1] if caller and caller[0] == thread else call_id
+        task = caller[1] if caller and caller[0] == here else call_id
         if caller and caller[1] != task:
             self._begun_by[task] = caller[1]
-        self._modules[call_id] = thread, task
+        self._modules[call_id] = here, task
         if isinstance(instance, dspy.Predict):
             fields = instance.signature.input_fields
             given = inputs.get("kwargs", inputs)
@@ -134,9 +137,18 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         if record := self._records.get(call_id):
             record.aside.__exit__(None, None, None)
             record.prediction = outputs
-            record.outputs = {name: _Value(value) for name, value in outputs.items()} if outputs is not None else {}
             record.error = exception
-            record.ended = next(self._clock)
+            try:
+                record.outputs = {name: _Value(value) for name, value in outputs.items()} if outputs is not None else {}
+            finally:
+                record.ended = next(self._clock)
+                record.done.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for calls that have begun and not ended: those that a cancelled `dspy.Parallel` has left behind."""
+        end = time.monotonic() + seconds
+        for record in list(self._records.values()):
+            record.done.wait(max(end - time.monotonic(), 0))
 
     def trace(self) -> list[tuple[str | None, tuple[dspy.Predict, Mapping[str, Any], dspy.Prediction]]]:
         """Return the calls that went well, in DSPy's form, each with its predictor's path."""
@@ -192,6 +204,10 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
     def num_calls(self) -> int:
         """How many calls were begun."""
         return len(self._records)
+
+    def unnamed(self) -> list[dspy.Predict]:
+        """Return the predictors that were called and have no name."""
+        return [record.predictor for record in list(self._records.values()) if self._name(record) is None]
 
     def _name(self, record: _Record) -> str | None:
         return self._names.get(id(record.predictor), self._names.get(id(record.predictor.signature)))
@@ -265,6 +281,14 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
 
     def _texts(self, values: Mapping[str, _Value]) -> dict[str, str]:
         return {name: shorten(value.text, self._max_chars) for name, value in values.items()}
+
+
+def _here() -> tuple[int, int]:
+    """Return what tells this thread and asyncio task from others."""
+    try:
+        return threading.get_ident(), id(asyncio.current_task())
+    except RuntimeError:  # No event loop runs.
+        return threading.get_ident(), 0
 
 
 def _outputs(records: Iterable[_Record]) -> _Makers:

@@ -11,6 +11,8 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
+from dspy_dlpo.runtime.waiting import AsyncEngine
+
 Script = Callable[[str, str], str]
 """`(system, user) -> reply`: a reply may depend on nothing but the prompt."""
 
@@ -49,10 +51,17 @@ class SimulatedEngine:
     def __deepcopy__(self, memo: dict[int, Any]) -> SimulatedEngine:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("log", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, log=[], _lock=threading.Lock())
+
 
 def simulated_lm(script: Script, latency: float = 0.0) -> dspy.LM:
     """Return a DSPy LM that follows a script, without cache and retries."""
-    return dspy.LM("simulated/model", engine=SimulatedEngine(script, latency), cache=False, num_retries=0)
+    engine = SimulatedEngine(script, latency)
+    return dspy.LM("simulated/model", engine=engine, async_engine=AsyncEngine(engine), cache=False, num_retries=0)
 
 
 def role_of(system: str) -> str:

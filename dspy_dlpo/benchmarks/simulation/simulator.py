@@ -25,6 +25,7 @@ from dspy_dlpo.benchmarks.simulation.critic import Skills, Writer, output_fields
 from dspy_dlpo.benchmarks.simulation.scripted import SimulatedEngine
 from dspy_dlpo.benchmarks.simulation.world import INSTRUCTION, World, WorldSettings
 from dspy_dlpo.benchmarks.tasks.task import Task
+from dspy_dlpo.runtime.waiting import AsyncEngine
 
 _REQUEST = "[[ ## request ## ]]\n"
 _OBJECTIVE = re.compile(r"your objective is:\s*\n")
@@ -187,6 +188,7 @@ def simulation(difficulty: str | Difficulty = "medium", seed: int = 0, latency: 
         metric=world.metric,
         **sets,
     )
-    lm = dspy.LM("simulated/task-model", engine=engine, cache=False, num_retries=0)
-    prompt_lm = dspy.LM("simulated/prompt-model", engine=engine, cache=False, num_retries=0, temperature=1.0)
+    engines = {"engine": engine, "async_engine": AsyncEngine(engine)}
+    lm = dspy.LM("simulated/task-model", **engines, cache=False, num_retries=0)
+    prompt_lm = dspy.LM("simulated/prompt-model", **engines, cache=False, num_retries=0, temperature=1.0)
     return Simulation(task, lm, prompt_lm, difficulty, world)

@@ -6,8 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from dspy_dlpo.descent.statistics import looks, verdict
-from dspy_dlpo.descent.trial import decide
+from dspy_dlpo.descent.acceptance import decide, looks, verdict
 
 
 def paired(
