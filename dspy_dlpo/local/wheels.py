@@ -10,8 +10,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+BAR: dict[str, Any] = {"unit": "B", "unit_scale": True}
+"""A progress bar in bytes, with speed and time left."""
 
 _AT_ONCE = 4
 _PAUSE = 0.2  # Seconds between two looks at what has come.
@@ -33,8 +37,7 @@ def fetch_wheels(requirements: Sequence[str], folder: Path, *, num_bytes: int) -
     partial.mkdir(parents=True)
     waiting = deque(each for each in requirements if _find(each, folder) is None)
     running: dict[str, subprocess.Popen[str]] = {}
-    bar = tqdm(total=num_bytes, initial=_size(folder), unit="B", unit_scale=True, unit_divisor=1000, desc="weights")
-    with bar:
+    with tqdm(total=num_bytes, initial=min(_size(folder), num_bytes), desc="fetching", **BAR) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < _AT_ONCE:
