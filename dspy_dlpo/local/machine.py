@@ -9,7 +9,7 @@ from dspy_dlpo.local.gguf import SERVER
 from dspy_dlpo.local.weights import import_extra
 
 _CGROUP = Path("/sys/fs/cgroup")
-_UNPACKED = 2.5  # Memory that the loaded weights take, over the size of the file.
+_UNPACKED = 3.0  # Memory that the loaded weights take, over the size of the file.
 
 
 def check_machine(file_bytes: int, cache_bytes: int) -> None:
@@ -33,10 +33,13 @@ def free_memory() -> int:
     """Return the bytes that this process may still take, a container's limit counted."""
     free = int(import_extra("psutil").virtual_memory().available)
     try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used, stat = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current", "stat"))
     except OSError:  # Not Linux, or no container.
         return free
-    return free if limit == "max" else min(free, int(limit) - int(used))
+    if limit == "max":
+        return free
+    files = dict(line.split() for line in stat.splitlines())["inactive_file"]  # The system gives these up first.
+    return min(free, int(limit) - int(used) + int(files))
 
 
 def _has_avx2() -> bool:

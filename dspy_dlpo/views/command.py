@@ -43,7 +43,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # Not errors, but also of the kinds below.
             raise
-        except (OSError, ValueError, RuntimeError, ImportError, dspy.LMError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, MemoryError, dspy.LMError) as error:
             typer.echo(f"dspy-dlpo: {_one_line(error)}", err=True)
             raise typer.Exit(1) from error
 

@@ -36,3 +36,13 @@ def test_quickstart_without_the_local_extra_says_how_to_install_it(
     assert told.exit_code == 1
     assert "pip install 'dspy-dlpo[local]'" in told.stderr
     assert "is fetched first (1.1 GB, once)" in told.stdout
+
+
+def test_quickstart_with_too_little_memory_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*models: Any, **settings: Any) -> None:
+        raise MemoryError("The local model needs about 4.1 GB of memory, but 1.0 GB are free.")
+
+    monkeypatch.setattr(orders, "quickstart", refuse)
+    told = call("quickstart")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == "dspy-dlpo: The local model needs about 4.1 GB of memory, but 1.0 GB are free.\n"

@@ -280,7 +280,8 @@ def test_limit_of_a_container_counts_as_memory(
     limit: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text(f"{2**30}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * 2**29}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {2**29}\nactive_file 7\n")
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
     assert machine.free_memory() == free * 2**30
