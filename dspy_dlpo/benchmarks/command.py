@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dspy_dlpo.core.visible import visible
+from dspy_dlpo.core.visible import visible, visible_json
 from dspy_dlpo.local.command import app
 from dspy_dlpo.views.command import AsJson
 
@@ -80,25 +80,28 @@ def bench(
     from dspy_dlpo.benchmarks.cells import read_cells
     from dspy_dlpo.benchmarks.compare import compare
     from dspy_dlpo.benchmarks.extras import extra
-    from dspy_dlpo.benchmarks.rivals.registry import ablation
+    from dspy_dlpo.benchmarks.rivals.registry import ablation, rival_named
     from dspy_dlpo.benchmarks.setups import settings_of, setup_named
     from dspy_dlpo.benchmarks.transfer import transfer
 
-    for package in ("scipy.stats", "matplotlib.figure"):
-        extra(package)  # Not found missing when all is paid for.
     names = tasks or ["simulated/medium"]
     sharing = 1 if tuned else num_workers  # A transfer runs in this process alone.
     setups = {name: setup_named(name, model, prompt_model, data_dir, sizes, latency, sharing) for name in names}
+    groups = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
+    optimizers = [name for group in groups for name in group]
+    for name in optimizers:
+        rival_named(name)  # A wrong name is refused before anything takes time.
+    if tuned is None:
+        _check_reference(reference, optimizers)
+    for package in ("scipy.stats", "matplotlib.figure"):
+        extra(package)  # Not found missing when all is paid for.
     for setup in setups.values():
-        setup(0)  # Nor a wrong task or folder.
+        setup(0)  # Nor a wrong folder.
     settings = {name: settings_of(name, model, prompt_model, data_dir, sizes) for name in names}
     folder = folder or (tuned / "transfer" if tuned else Path("runs/bench"))
     if tuned is not None:
         cells = transfer(read_cells(tuned), setups, folder=folder, settings=settings, num_threads=num_threads)
     else:
-        groups = [ablation() if name == "ablation" else [name] for name in optimizer or ["dlpo", "none"]]
-        optimizers = [name for group in groups for name in group]
-        _check_reference(reference, optimizers)
         cells = compare(
             setups,
             optimizers,
@@ -113,7 +116,11 @@ def bench(
     _check_reference(reference, [cell.optimizer for cell in cells])
     rows = tables.rows(cells, reference=reference or "dlpo", target=target)
     tables.write(cells, folder, reference=reference or "dlpo", target=target)
-    typer.echo(tables.to_json(rows) if as_json else visible(tables.to_text(rows)), nl=as_json)
+    typer.echo(visible_json(tables.to_json(rows)) if as_json else visible(tables.to_text(rows)))
+    if not as_json:
+        typer.echo(f"All columns: {visible(str(folder / 'table.md'))}")
+    if not any(row.num_seeds for row in rows):
+        raise RuntimeError("No cell has a result: all were skipped or failed, for the reasons above.")
 
 
 def _check_reference(reference: str | None, optimizers: Sequence[str]) -> None:

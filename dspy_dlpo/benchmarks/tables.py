@@ -17,6 +17,14 @@ from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.runtime.prices import dollars
 
 CONFIDENCE = 0.95
+_SHOWN = {
+    **{name: name for name in ("optimiser", "seeds", "test score", "difference")},
+    "calls to target": "to target", "metric calls": "calls", "dollars": "dollars",
+}
+"""What a terminal has room for, with the headings there; the files have all columns."""
+
+_FORMULA = ("=", "+", "-", "@")
+"""How a text begins that a spreadsheet would compute."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,14 @@ class Mean:
     high: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
-        """Return the mean of at least one value, one a seed."""
+    def of(cls, values: Sequence[float], least: float = 0.0) -> Mean:
+        """Return the mean of at least one value, one a seed; each, and so the mean, is from `least` to 1."""
         value = fmean(values)
         if len(values) < 2:
             return cls(value, None, None)
         t = extra("scipy.stats").t  # Takes a second to import.
         half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-        return cls(value, value - half, value + half)
+        return cls(value, max(value - half, least), min(value + half, 1.0))
 
     @property
     def is_sure(self) -> bool:
@@ -134,7 +142,7 @@ def _row(group: Sequence[Cell], reference: Sequence[Cell], target: float | None)
         return Row(first.task, first.optimizer, first.max_metric_calls, 0, remark=" ".join(remarks))
     own, other = _scores(runs), _scores(reference)
     both = [seed for seed in own if seed in other]
-    difference = Mean.of([own[seed] - other[seed] for seed in both]) if both else None
+    difference = Mean.of([own[seed] - other[seed] for seed in both], least=-1.0) if both else None
     if difference and not difference.is_sure:
         remarks.append("no sure difference")
     calls = [calls_to(cell, target) for cell in runs if cell.curve] if target is not None else []
@@ -197,22 +205,40 @@ def _words(row: Row) -> dict[str, str]:
 
 def to_markdown(table: Sequence[Row]) -> str:
     """Return the rows as a markdown table; scores and differences in points."""
-    lines = ([cell.replace("|", "\\|") for cell in line] for line in _lines(table, rule="---"))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    words = [{name: _one_line(cell) for name, cell in _words(row).items()} for row in table]
+    headings = [*words[0]] if words else []
+    lines = [headings, ["---"] * len(headings), *([*each.values()] for each in words)]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def to_text(table: Sequence[Row]) -> str:
-    """Return the rows as a table for the terminal."""
-    lines = _lines(table)
+    """Return the rows for the terminal: a table for each task and budget, with the columns that matter most.
+
+    The remarks stand below, each in a line of its own.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in table:
+        groups.setdefault(f"{row.task}, budget {row.max_metric_calls:,}", []).append(row)
+    parts = [
+        [_one_line(title), *_columns([_words(row) for row in rows]), *_remarks(rows)] for title, rows in groups.items()
+    ]
+    return "\n".join("".join(f"{line}\n" for line in part) for part in parts)
+
+
+def _columns(words: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the cells of the most important columns, one line a row, each column as wide as it must be."""
+    lines = [[*_SHOWN.values()], *([_one_line(each[name]) for name in _SHOWN] for each in words)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _lines(table: Sequence[Row], rule: str = "") -> list[list[str]]:
-    words = [_words(row) for row in table]
-    headings = [*words[0]] if words else []
-    return [headings, *([[rule] * len(headings)] if rule else []), *([*each.values()] for each in words)]
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    return [f"  {_one_line(row.optimizer)}: {_one_line(row.remark)}" for row in rows if row.remark]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def to_json(table: Sequence[Row]) -> str:
@@ -222,12 +248,20 @@ def to_json(table: Sequence[Row]) -> str:
 
 def to_csv(table: Sequence[Row]) -> str:
     """Return the rows as CSV, in full precision; an interval takes three columns."""
-    flat = [dict(_flat(asdict(row))) for row in table]
+    flat = [{name: _inert(value) for name, value in _flat(asdict(row))} for row in table]
     file = StringIO()
     writer = csv.DictWriter(file, [*dict.fromkeys(name for row in flat for name in row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return file.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Return a text on one line and as no formula: it may be an error message, with whatever a model said."""
+    if not isinstance(value, str):
+        return value
+    text = _one_line(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

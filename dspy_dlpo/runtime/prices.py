@@ -9,8 +9,8 @@ from typing import Any
 Price = tuple[float, float]
 """Dollars per million input tokens, dollars per million output tokens."""
 
-LOCAL = "local/"
-"""How the names of the models of `dspy_dlpo.local` begin. They cost nothing."""
+FREE = ("local/", "simulated/")
+"""How the names of models begin that cost nothing: those of `dspy_dlpo.local`, and simulated ones."""
 
 WAY_OUT = "Give `prices={%r: (dollars per million input tokens, dollars per million output tokens)}`"
 
@@ -78,7 +78,7 @@ class Prices:
         return sum(amount * (number or 0) for amount, number in zip(price, tokens, strict=True)) / 1e6
 
     def _fixed(self, model: str) -> Price | None:
-        return self._given.get(model) or ((0.0, 0.0) if model.startswith(LOCAL) else None)
+        return self._given.get(model) or ((0.0, 0.0) if model.startswith(FREE) else None)
 
 
 def _listed(model: str) -> Price | None:

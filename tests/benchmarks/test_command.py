@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ def test_bench_compares_on_a_simulated_task_and_keeps_what_it_has(tmp_path: Path
     arguments = ("bench", "simulated/easy", *names, "--seeds", 1, "--budget", 60, "--folder", tmp_path)
     told = call(*arguments)
     assert told.exit_code == 0, told.output
-    assert [line.split()[:3] for line in told.stdout.splitlines()[1:]] == [
-        ["simulated/easy", "60", "none"],
-        ["simulated/easy", "60", "human"],
-    ]
+    assert "LiteLLM" not in told.stderr  # It would ask the network for prices.
+    title, heading, *lines = told.stdout.splitlines()
+    assert title == "simulated/easy, budget 60"
+    assert heading.split()[:2] == ["optimiser", "seeds"]
+    assert [line.split()[:2] for line in lines[:2]] == [["none", "1"], ["human", "1"]]
+    assert lines[-1] == f"All columns: {tmp_path / 'table.md'}"
     assert {"cells.jsonl", "table.md", "table.json", "curves.svg"} <= {path.name for path in tmp_path.iterdir()}
     cells = (tmp_path / "cells.jsonl").read_text()
     rows = json.loads(call(*arguments, "--json").stdout)
@@ -75,3 +79,23 @@ def test_bench_refuses_what_it_cannot_compare(tmp_path: Path, arguments: list[st
     told = call("bench", *arguments, "--folder", tmp_path)
     assert told.exit_code == 1
     assert message in told.stderr
+
+
+def test_bench_in_which_every_cell_was_skipped_has_not_succeeded(tmp_path: Path) -> None:
+    told = call("bench", "simulated/easy", "--optimizer", "gepa", "--seeds", 1, "--budget", 1, "--folder", tmp_path)
+    assert told.exit_code == 1
+    assert "gepa: skipped: " in told.stdout
+    assert told.stderr.endswith("No cell has a result: all were skipped or failed, for the reasons above.\n")
+
+
+def test_wrong_name_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from dspy_dlpo.benchmarks.command import app
+for arguments in (["simulated/silly"], ["--optimizer", "luck"], ["--optimizer", "none", "--reference", "luck"]):
+    assert CliRunner().invoke(app, ["bench", *arguments]).exit_code == 1
+print([name for name in ("scipy", "matplotlib", "pandas", "litellm") if name in sys.modules])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"

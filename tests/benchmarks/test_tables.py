@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -24,8 +25,8 @@ EQUAL = [cell("apo", seed, score) for seed, score in enumerate([0.8, 0.7, 0.9])]
 
 
 def test_the_interval_is_students_t_over_the_seeds() -> None:
-    mean = Mean.of([0.7, 0.8, 0.9])  # t of 2 degrees of freedom is 4.303; the standard error is 0.1 / sqrt(3).
-    assert (mean.value, mean.low, mean.high) == pytest.approx((0.8, 0.8 - 0.2484, 0.8 + 0.2484), abs=1e-4)
+    mean = Mean.of([0.6, 0.7, 0.8])  # t of 2 degrees of freedom is 4.303; the standard error is 0.1 / sqrt(3).
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.7, 0.7 - 0.2484, 0.7 + 0.2484), abs=1e-4)
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -86,12 +87,45 @@ def test_skipped_and_failed_cells_are_in_the_table_with_their_reasons() -> None:
 
 def test_tables_show_points_calls_and_dollars() -> None:
     text = to_text(rows([*OURS, *THEIRS]))
-    heading, ours, theirs = text.splitlines()
-    assert heading.split()[:3] == ["task", "budget", "optimiser"]
-    assert "80.0 (55.2 to 104.8)" in ours
+    title, heading, ours, theirs = text.splitlines()
+    assert title == "toy, budget 300"
+    assert heading.split()[:2] == ["optimiser", "seeds"]
+    assert "80.0 (55.2 to 100.0)" in ours  # No score is above 100.
     assert "-20.0 (-20.0 to -20.0)" in theirs
     assert "$0.50" in ours
-    assert "67%" in ours
+    assert "67%" in to_markdown(rows(OURS))
+
+
+def test_interval_of_a_score_stays_between_0_and_100_and_that_of_a_difference_between_minus_100_and_100() -> None:
+    few = [*(cell("dlpo", seed, score) for seed, score in enumerate([0.8, 1.0]))]
+    others = [*(cell("gepa", seed, score) for seed, score in enumerate([0.6, 0.0]))]
+    (ours, theirs) = rows([*few, *others])
+    assert ours.score == Mean(0.9, 0.0, 1.0)
+    assert theirs.difference is not None
+    assert (theirs.difference.low, theirs.difference.high) == (-1.0, 1.0)
+
+
+def test_table_for_the_terminal_is_at_most_100_columns_wide_and_has_its_remarks_below() -> None:
+    slow = [
+        Cell("toy", "dlpo:paper-TRegu", 12_000, seed, score=seed / 4, curve=[(0, 0.1)], cost=99.5) for seed in (0, 3)
+    ]
+    lost = [Cell("toy", "simba", 12_000, 0, failed="RuntimeError: " + "a long story. " * 20 + "\n\nIts end")]
+    reference = [Cell("toy", "dlpo", 12_000, seed, score=0.5, curve=[(0, 0.5)]) for seed in (0, 3)]
+    title, *lines = to_text(rows([*reference, *slow, *lost, *OURS])).split("\n\n")[0].splitlines()
+    assert title == "toy, budget 12,000"
+    assert max(map(len, lines[:4])) <= 100
+    assert [line.split(":")[0] for line in lines[4:]] == ["  dlpo", "  simba"]
+    assert lines[5].endswith("a long story. Its end")
+
+
+def test_text_is_no_formula_in_csv_and_breaks_no_row() -> None:
+    bad = Cell("=1+1", "@SUM(A1)", 300, 0, failed='=HYPERLINK("http://x")\r\nsecond line | third')
+    table = rows([bad])
+    (row,) = csv.DictReader(StringIO(to_csv([replace(table[0], remark="=1+1\n2")])))
+    assert (row["task"], row["optimizer"], row["remark"]) == ("'=1+1", "'@SUM(A1)", "'=1+1 2")
+    assert to_csv(table).count("\n") == 2
+    assert len(to_markdown(table).splitlines()) == 3
+    assert "second line \\| third" in to_markdown(table)
 
 
 def test_an_unknown_price_is_not_zero() -> None:
