@@ -1,6 +1,9 @@
 """DLPO for DSPy: tune a program's instructions by textual gradient descent."""
 
+from dspy_dlpo.core.settings import Tuning
+from dspy_dlpo.descent.critic import Critique, CritiqueWithInput
 from dspy_dlpo.descent.listeners import Listener
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, ProposeEditsKeeping
 from dspy_dlpo.descent.statistics import Gain, paired_interval
 from dspy_dlpo.optimizer.diagnose import Diagnosis
 from dspy_dlpo.optimizer.estimate import Estimate
@@ -15,12 +18,15 @@ from dspy_dlpo.policies import (
     TextualMomentum,
     TextualRegularization,
     TextualSimulatedAnnealing,
+    schedules,
 )
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import load_result
 
 __all__ = [
     "PRESETS",
+    "Critique",
+    "CritiqueWithInput",
     "DLPOOptimizer",
     "DLPOResult",
     "Diagnosis",
@@ -28,6 +34,8 @@ __all__ = [
     "Gain",
     "Listener",
     "Policy",
+    "ProposeEdits",
+    "ProposeEditsKeeping",
     "TextualContrastiveLearning",
     "TextualDropout",
     "TextualLearningRate",
@@ -35,6 +43,8 @@ __all__ = [
     "TextualMomentum",
     "TextualRegularization",
     "TextualSimulatedAnnealing",
+    "Tuning",
     "load_result",
     "paired_interval",
+    "schedules",
 ]

@@ -11,7 +11,7 @@ import dspy
 from offline import helpdesk, model_argument, simulated
 from tickets import Route, load_tickets, review
 
-from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo import DLPOOptimizer, Tuning
 
 
 def right(example, prediction, trace=None):
@@ -27,7 +27,7 @@ def main(model=None):
 
     optimizer = dspy.BetterTogether(
         metric=right,
-        dlpo=DLPOOptimizer(metric=review, num_steps=1, batch_size=4, num_threads=4, verbose=False),
+        dlpo=DLPOOptimizer(metric=review, num_steps=1, tuning=Tuning(batch_size=4), num_threads=4, verbose=False),
         demos=dspy.BootstrapFewShot(metric=right, max_bootstrapped_demos=2, max_labeled_demos=8),
     )
     optimized = optimizer.compile(program, trainset=trainset, valset=valset, strategy="dlpo -> demos", seed=0)

@@ -39,6 +39,7 @@ from dspy_dlpo import (
     TextualSimulatedAnnealing,
 )
 from dspy_dlpo.benchmarks.tasks.registry import load_task
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.policies.schedules import exponential, linear
 
 TASKS = {"BIG_GSM": "biggsm", "GSM8K_DSPy": "gsm8k", "MATH": "math", "MGSM": "mgsm"}
@@ -121,11 +122,9 @@ def main(line: Sequence[str] | None = None) -> None:
     optimizer = DLPOOptimizer(
         metric=task.metric,
         prompt_model=critic,
-        critic_model=critic,
+        tuning=Tuning(critic_model=critic, batch_size=arguments.batch_size, max_trial_examples=None),
         policies=arguments.policies or policies_of(arguments),
         num_steps=arguments.max_epochs * math.ceil(len(task.trainset) / arguments.batch_size),
-        batch_size=arguments.batch_size,
-        max_trial_examples=None,
         num_threads=arguments.num_threads,
         seed=arguments.seed,
         log_dir=arguments.log_dir,

@@ -12,7 +12,7 @@ import dspy
 import pytest
 from hypothesis import settings
 
-from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo import DLPOOptimizer, Tuning
 from dspy_dlpo.runtime.budget import Limits
 from tests.scripted import metric, scripted_lm
 
@@ -31,11 +31,13 @@ def lm() -> Iterator[dspy.LM]:
 
 @pytest.fixture
 def make() -> Any:
-    """An optimiser for the world, with short runs unless told otherwise."""
+    """An optimiser for the world, with short runs unless told otherwise; it sorts out what belongs to `Tuning`."""
 
     def optimizer(**arguments: Any) -> DLPOOptimizer:
         given = {"auto", "num_steps", "patience", *Limits.__dataclass_fields__} & arguments.keys()
         limits = {} if given else {"num_steps": 4}
-        return DLPOOptimizer(**{"metric": metric, "verbose": False, "num_threads": 2, **limits, **arguments})
+        tuning = Tuning(**{name: arguments.pop(name) for name in Tuning.__dataclass_fields__ if name in arguments})
+        defaults = {"metric": metric, "verbose": False, "num_threads": 2, "tuning": tuning}
+        return DLPOOptimizer(**{**defaults, **limits, **arguments})
 
     return optimizer

@@ -69,6 +69,8 @@ class Backward:
             failing: Its rollouts below the top score. Each of them reaches the critic.
             step: The run's step index.
         """
+        if not failing:
+            return (), {}
         remarks: Counter[str] = Counter()
         worst_first = sorted(failing, key=lambda rollout: rollout.score)
         walks = [_Walk.of(rollout, self._complaint(rollout), self.chain) for rollout in worst_first]

@@ -7,8 +7,9 @@ from contextlib import suppress
 from statistics import fmean
 
 from dspy_dlpo.core.records import Candidate
-from dspy_dlpo.descent.acceptance import decide, looks
-from dspy_dlpo.descent.statistics import Gain
+from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.descent.statistics import Gain, looks
+from dspy_dlpo.descent.trial import decide
 from dspy_dlpo.runtime.budget import BudgetSpent
 from dspy_dlpo.runtime.forward import Forward
 
@@ -19,33 +20,19 @@ class Choice:
     Args:
         forward: Runs candidates on examples.
         student: What a run starts from.
-        valset: Names of the validation examples, in random order.
-        score_range: Lowest and highest score of the metric.
-        confidence: How sure a comparison must be before it stops early.
-        first_look: Examples before a comparison is looked at first.
-        max_examples: Most examples on which a new candidate meets the best so far before the end; None for all.
+        settings: The numbers. Its `valset` is in random order.
 
     Attributes:
         best: The best so far.
         num_gains: How often a new one was ahead of the best so far, not only as good.
     """
 
-    def __init__(
-        self,
-        forward: Forward,
-        student: Candidate,
-        valset: Sequence[str],
-        *,
-        score_range: tuple[float, float],
-        confidence: float,
-        first_look: int,
-        max_examples: int | None = None,
-    ) -> None:
+    def __init__(self, forward: Forward, student: Candidate, settings: Settings) -> None:
         self.best = student
         self.num_gains = 0
-        self._forward, self._student, self._valset = forward, student, valset
-        self._score_range, self._confidence, self._first_look = score_range, confidence, first_look
-        self._screen = valset[:max_examples]
+        self._forward, self._student, self._settings = forward, student, settings
+        self._valset = settings.valset
+        self._screen = settings.valset[: settings.max_trial_examples]
         self._entrants = {student.id: student}
 
     @property
@@ -124,9 +111,9 @@ class Choice:
             lambda more: self._forward.differences(one, other, more),
             examples,
             threshold=0.0,
-            width=self._score_range[1] - self._score_range[0],
-            confidence=self._confidence,
-            first_look=max(self._first_look, len(self._paired(candidate, self.best)[0])),
+            width=self._settings.width,
+            confidence=self._settings.confidence,
+            first_look=max(self._settings.first_look, len(self._paired(candidate, self.best)[0])),
         )
         return is_ahead != is_later
 
@@ -144,9 +131,9 @@ class Choice:
         return Gain.between(
             before,
             after,
-            score_range=self._score_range,
+            score_range=self._settings.score_range,
             num_candidates=num_candidates,
-            num_looks=len(looks(len(self._valset), self._first_look)) if stopped_early else 1,
+            num_looks=len(looks(len(self._valset), self._settings.first_look)) if stopped_early else 1,
         )
 
     def _lead(self, candidate: Candidate, other: Candidate) -> float:

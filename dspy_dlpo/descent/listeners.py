@@ -56,7 +56,7 @@ class Listener:
         """Called when the run has ended.
 
         Args:
-            result: What it found, also without `track_stats`.
+            result: What it found.
             program: What `compile` is about to return.
         """
 

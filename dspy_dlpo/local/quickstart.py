@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.core.visible import visible
 from dspy_dlpo.local.weights import MODELS, is_fetched
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
@@ -171,9 +172,7 @@ def tune(
         metric=review,
         prompt_model=prompt_model,
         max_metric_calls=max_metric_calls,
-        batch_size=5,
-        max_trial_examples=10,
-        show_gold=False,  # The reviewer's notes are all there is.
+        tuning=Tuning(batch_size=5, max_trial_examples=10, show_gold=False),  # The reviewer's notes are all there is.
         num_threads=num_threads,
         seed=seed,
         log_dir=log_dir,

@@ -12,8 +12,8 @@ from typing import Any
 
 import dspy
 
+from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.listeners import Listener
-from dspy_dlpo.descent.loop import Settings
 from dspy_dlpo.descent.selectors import SELECTORS
 from dspy_dlpo.optimizer.estimate import check_metric_calls, usual_metric_calls
 from dspy_dlpo.policies import as_policies
@@ -46,6 +46,12 @@ def limits_of(arguments: Mapping[str, Any]) -> Limits:
     return Limits(**{name: arguments[name] for name in Limits.__dataclass_fields__})
 
 
+def failure_score_of(arguments: Mapping[str, Any]) -> float:
+    """Return the score of an example on which the program or the metric raises: the lowest unless one is given."""
+    score, lowest = arguments["failure_score"], arguments["score_range"][0]
+    return float(lowest if score is None else score)
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of `DLPOOptimizer` that are of the wrong kind or out of their range.
 
@@ -53,6 +59,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         TypeError: If a metric, model, policy, module or text is something else.
         ValueError: If a number or name is out of its range.
     """
+    if "tuning" in arguments:
+        raise TypeError(f"`tuning` must be a Tuning, but got {arguments['tuning']!r}. Use tuning=Tuning(...).")
     given = SimpleNamespace(**arguments)
     if given.auto is not None and (limits_of(arguments).given or given.num_steps is not None):
         raise ValueError("`auto` sets the limits itself. Give `auto` or limits, not both.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dspy_dlpo.policies.annealing import TextualSimulatedAnnealing
 from dspy_dlpo.policies.base import Policy, State, StepContext
+from dspy_dlpo.policies.chain import Chain
 from dspy_dlpo.policies.contrastive import TextualContrastiveLearning
 from dspy_dlpo.policies.decay import TextualLearningRateDecay
 from dspy_dlpo.policies.dropout import TextualDropout
@@ -57,6 +58,7 @@ def as_policies(policies: str | Sequence[Policy]) -> tuple[Policy, ...]:
 
 __all__ = [
     "PRESETS",
+    "Chain",
     "Policy",
     "State",
     "StepContext",

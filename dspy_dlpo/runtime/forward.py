@@ -65,6 +65,7 @@ class Forward:
         self._ledger = ledger
         self._budget = budget
         self._num_repeats = num_repeats
+        self._top_score = metric.score_range[1]
         self._met: dict[_Key, float] = {}
         self._lost: set[_Key] = set()
         self._faults = Faults(max_lost_share)
@@ -122,6 +123,11 @@ class Forward:
         """Return a candidate's mean score on an example, None if this run has not met it or has lost it."""
         met = [self._met[key] for key in self._keys(candidate, example) if key in self._met]
         return fmean(met) if met else None
+
+    def passes(self, candidate: Candidate, example: str) -> bool:
+        """Whether a candidate is known to reach the top score on an example."""
+        score = self.score(candidate, example)
+        return score is not None and score >= self._top_score
 
     def known_scores(self, candidate: Candidate, examples: Iterable[str]) -> list[float]:
         """Return the scores of a candidate on those of the examples that have one; pays for nothing."""

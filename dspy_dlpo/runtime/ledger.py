@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -47,7 +47,7 @@ CREATE TABLE replies (
 CREATE INDEX unsettled_rollouts ON rollouts (settled) WHERE settled = 0;
 CREATE INDEX unsettled_replies ON replies (settled) WHERE settled = 0;
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, states TEXT NOT NULL);
+CREATE TABLE steps (step INTEGER PRIMARY KEY, record TEXT NOT NULL, state TEXT NOT NULL);
 """
 _FORGOTTEN = "forgotten"
 _ROLLOUT = TypeAdapter(Rollout)
@@ -183,10 +183,10 @@ class Ledger:
         values = (key, json.dumps(jsonable(reply)), _json(_SPENDING, spent), not failed)
         self._write("INSERT INTO replies VALUES (?, ?, ?, ?)", *values)
 
-    def add_step(self, record: StepRecord, states: Sequence[State]) -> None:
-        """Keep the record of a completed step, and the states of the policies after it; settle what failed in it."""
+    def add_step(self, record: StepRecord, state: State) -> None:
+        """Keep the record of a completed step, and the state of the policies after it; settle what failed in it."""
         self._check_that_it_is_there()
-        values = (record.step, _json(_STEP, record), json.dumps(jsonable(states)))
+        values = (record.step, _json(_STEP, record), json.dumps(jsonable(state)))
         self._write("INSERT OR REPLACE INTO steps VALUES (?, ?, ?)", *values)
         self.settle()
 

@@ -20,10 +20,9 @@ from rich.text import Text
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.core.visible import visible
-from dspy_dlpo.descent.acceptance import looks
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
-from dspy_dlpo.descent.statistics import Gain, mean_interval
+from dspy_dlpo.descent.statistics import Gain, looks, mean_interval
 from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten

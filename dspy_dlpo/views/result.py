@@ -14,10 +14,10 @@ import dspy
 
 from dspy_dlpo.core.plain import jsonable
 from dspy_dlpo.core.records import Spending
-from dspy_dlpo.descent.loop import Walk
 from dspy_dlpo.descent.origins import provenance
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
+from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data, as_examples
 from dspy_dlpo.runtime.forward import Forward

@@ -24,6 +24,7 @@ import dspy
 
 from dspy_dlpo.benchmarks.simulation.scripted import field, fields, play, simulated_lm
 from dspy_dlpo.core.records import Candidate, StepRecord
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.program import with_instructions
 
@@ -70,8 +71,7 @@ def run(cap: int | None, num_steps: int, seed: int) -> Run:
     optimizer = DLPOOptimizer(
         metric=_metric,
         num_steps=num_steps,
-        batch_size=BATCH_SIZE,
-        max_trial_examples=cap,
+        tuning=Tuning(batch_size=BATCH_SIZE, max_trial_examples=cap),
         seed=seed,
         num_threads=1,
         verbose=False,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.descent.statistics import Gain, mean_interval
 
@@ -92,9 +93,19 @@ def simulate(scores: Scores) -> tuple[int, Gain]:
     names = [f"val:{index}" for index in range(scores.shape[1])]
     candidates = [Candidate({"self": str(index)}) for index in range(len(scores))]
     forward: Any = DrawnForward(names, candidates, scores)
-    choice = Choice(
-        forward, candidates[0], names, score_range=(0.0, 1.0), confidence=0.95, first_look=BATCH_SIZE, max_examples=16
+    settings = Settings(
+        trainset=(),
+        valset=names,
+        num_steps=None,
+        batch_size=BATCH_SIZE,
+        num_candidates=2,
+        max_trial_examples=16,
+        max_passing=1,
+        score_range=(0.0, 1.0),
+        confidence=0.95,
+        seed=0,
     )
+    choice = Choice(forward, candidates[0], settings)
     choice.begin()
     for candidate in candidates[1:]:
         choice.enter(candidate, is_ahead=True)

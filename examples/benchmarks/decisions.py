@@ -20,7 +20,7 @@ from itertools import product
 from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
 
-from dspy_dlpo.descent.acceptance import looks, verdict
+from dspy_dlpo.descent.statistics import looks, verdict
 
 POPULATIONS = (190, 50, 32, 20, 10)
 TRUE_DIFFERENCES = tuple(step / 20 for step in range(-6, 7))

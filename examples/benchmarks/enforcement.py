@@ -23,7 +23,7 @@ from dspy_dlpo.core.records import Point, TextualGradient, UpdateRequest
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.replies import read_edits
 from dspy_dlpo.descent.screening import screen, within_limits
-from dspy_dlpo.descent.update import ProposeEdits, limits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, limits, numbered
 from dspy_dlpo.policies import StepContext, TextualDropout, TextualLearningRate, TextualRegularization
 
 RULES = ("the bound on edits", "frozen sentences", "protected text", "`max_tokens`")

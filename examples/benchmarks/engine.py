@@ -31,6 +31,7 @@ from dspy.lm15 import AuthError
 
 from dspy_dlpo.benchmarks.simulation.scripted import fields, play, simulated_lm
 from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import prepare
@@ -88,8 +89,7 @@ def wall_time(latency: float, num_threads: int, batch_size: int, max_metric_call
     optimizer = DLPOOptimizer(
         metric=metric,
         max_metric_calls=max_metric_calls,
-        batch_size=batch_size,
-        max_trial_examples=2 * batch_size,
+        tuning=Tuning(batch_size=batch_size, max_trial_examples=2 * batch_size),
         num_threads=num_threads,
         verbose=False,
     )

@@ -18,6 +18,7 @@ from statistics import fmean
 import dspy
 
 from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.local import local_lm
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.program import with_instructions
@@ -109,10 +110,7 @@ def main() -> None:
                 metric=metric,
                 prompt_model=lm.copy(max_tokens=120),
                 max_metric_calls=arguments.max_metric_calls,
-                batch_size=5,
-                max_trial_examples=10,
-                show_gold=False,
-                chain=chain,
+                tuning=Tuning(batch_size=5, max_trial_examples=10, show_gold=False, chain=chain),
                 num_threads=1,
                 seed=seed,
                 verbose=False,

@@ -31,6 +31,7 @@ import dspy
 
 from dspy_dlpo.benchmarks.simulation.scripted import field, fields, play, simulated_lm
 from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 
 NOISE = 0.1
@@ -38,10 +39,10 @@ NOISE = 0.1
 
 MODES: Mapping[str, Mapping[str, Any]] = {
     "chain": {},
-    "no chain": {"chain": False},
-    "no chain, round robin": {"chain": False, "component_selector": "round_robin"},
+    "no chain": {"tuning": Tuning(chain=False, batch_size=5)},
+    "no chain, round robin": {"tuning": Tuning(chain=False, component_selector="round_robin", batch_size=5)},
     "chain, no annealing": {"policies": "none"},
-    "no chain, no annealing": {"chain": False, "policies": "none"},
+    "no chain, no annealing": {"tuning": Tuning(chain=False, batch_size=5), "policies": "none"},
 }
 _MAX_STEPS = 12
 
@@ -131,7 +132,12 @@ def run(program: type[Any], fault: str, mode: str, seed: int) -> Run:
         told = "Pass on the items you are given." + ("" if name == fault else f" Give {name}.")
         predictor.signature = predictor.signature.with_instructions(told)
     optimizer = DLPOOptimizer(
-        metric=_metric, num_steps=_MAX_STEPS, batch_size=5, seed=seed, num_threads=4, verbose=False, **MODES[mode]
+        metric=_metric,
+        num_steps=_MAX_STEPS,
+        seed=seed,
+        num_threads=4,
+        verbose=False,
+        **{"tuning": Tuning(batch_size=5), **MODES[mode]},
     )
     with dspy.context(lm=simulated_lm(script)):
         optimized = optimizer.compile(

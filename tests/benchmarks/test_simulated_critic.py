@@ -23,7 +23,7 @@ from dspy_dlpo.core.sentences import split
 from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.critic import Critique
 from dspy_dlpo.descent.replies import read_edits
-from dspy_dlpo.descent.update import ProposeEdits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, numbered
 
 NUM_DRAWS = 400
 PROPOSE = generate_instruction_class(use_instruct_history=False)

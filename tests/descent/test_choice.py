@@ -5,11 +5,26 @@ from collections.abc import Sequence
 import pytest
 
 from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.runtime.budget import BudgetSpent
 
 STUDENT, OLD, NEW = (Candidate({"self": text}) for text in ("Student.", "Old.", "New."))
 VALSET = [f"val:{number}" for number in range(12)]
+
+
+SETTINGS = Settings(
+    trainset=(),
+    valset=VALSET,
+    num_steps=None,
+    batch_size=4,
+    num_candidates=2,
+    max_trial_examples=4,
+    max_passing=1,
+    score_range=(0.0, 1.0),
+    confidence=0.95,
+    seed=0,
+)
 
 
 class KnownScores:
@@ -41,15 +56,7 @@ class KnownScores:
 
 def chosen(scores: KnownScores) -> Candidate:
     """Return the choice when the old and then the new candidate were ahead on the trainset."""
-    choice = Choice(
-        scores,  # type: ignore[arg-type]  # It does what a choice asks of it.
-        STUDENT,
-        VALSET,
-        score_range=(0.0, 1.0),
-        confidence=0.95,
-        first_look=4,
-        max_examples=4,
-    )
+    choice = Choice(scores, STUDENT, SETTINGS)  # type: ignore[arg-type]  # It does what a choice asks of it.
     choice.begin()
     choice.enter(OLD, is_ahead=True)
     choice.enter(NEW, is_ahead=True)

@@ -14,7 +14,7 @@ import pydantic
 import pytest
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo import DLPOOptimizer, Tuning
 from dspy_dlpo.benchmarks.compare import Setting, compare
 from dspy_dlpo.benchmarks.tasks.registry import load_task
 from dspy_dlpo.local.engine import local_lm
@@ -61,7 +61,7 @@ def test_two_predictor_program_is_compiled_counted_and_saved(lm: dspy.LM, tmp_pa
     with dspy.context(lm=lm):
         program = CountAndReport()
         optimizer = DLPOOptimizer(
-            metric=metric, num_steps=2, batch_size=4, max_trial_examples=4, num_threads=8, verbose=False
+            metric=metric, num_steps=2, tuning=Tuning(batch_size=4, max_trial_examples=4), num_threads=8, verbose=False
         )
         optimized = optimizer.compile(program, trainset=trainset, valset=valset)
         result = optimized.detailed_results

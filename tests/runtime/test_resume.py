@@ -78,7 +78,7 @@ def kill(log_dir: Path, log: Path, requests: int, seconds: float) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, which Windows cannot")
 def test_run_killed_at_any_moment_asks_for_nothing_finished_again_and_ends_as_if_never_killed(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", tmp_path / "whole.log")
-    states = "SELECT step, states FROM steps ORDER BY step"
+    states = "SELECT step, state FROM steps ORDER BY step"
     kept = rows(tmp_path / "whole", tmp_path / "whole copy", states)
     every = asked(tmp_path / "whole.log")
     assert len(set(every)) == len(every)

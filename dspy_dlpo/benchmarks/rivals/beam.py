@@ -24,10 +24,19 @@ import dspy
 
 from dspy_dlpo.benchmarks.rivals.plans import APO_SUCCESSORS
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate, UpdateRequest
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.backward import Backward
+from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.descent.copies import CopyGuard
-from dspy_dlpo.descent.update import Update
+from dspy_dlpo.descent.requests import Requests
+from dspy_dlpo.descent.sources.assembly import Sources
+from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
+from dspy_dlpo.descent.sources.half_step import HalfStep
+from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits
+from dspy_dlpo.descent.step import Step
+from dspy_dlpo.descent.walk import Walk
+from dspy_dlpo.policies import Chain, StepContext
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits
 from dspy_dlpo.runtime.data import prepare
@@ -122,7 +131,7 @@ class _Search:
         self._steps = count()
         self._order = list(self._data.trainset)
         random.Random(f"{seed}/apo").shuffle(self._order)
-        self._protection = Protection((), student.protocols(), self.student.instructions)
+        protection = Protection((), student.protocols(), self.student.instructions)
         ledger = Ledger(None, {})
         self._forward = Forward(
             student,
@@ -136,14 +145,28 @@ class _Search:
         )
         self._ask = Asker(prompt_lm, ledger, self.budget, num_threads, timeout=_TIMEOUT)
         self._backward = Backward(self._ask, self._data, show_gold=True, top_score=1.0)
-        self._update = Update(
-            self._ask,
-            CopyGuard(self._data, self.student.instructions.values()),
-            student.read_back,
-            self._protection,
+        settings = Settings(
+            trainset=self._data.trainset,
+            valset=self._data.valset,
+            num_steps=None,
+            batch_size=batch,
             num_candidates=APO_SUCCESSORS // 2,
+            max_trial_examples=None,
+            max_passing=0,
+            score_range=(0.0, 1.0),
+            confidence=0.95,
             seed=seed,
         )
+        self._requests = Requests(protection, Chain([]))
+        self._sources = Sources(
+            [CriticSentences(), ProposerEdits(self._ask), HalfStep()],
+            CopyGuard(self._data, self.student.instructions.values()),
+            student.read_back,
+            protection,
+            num_candidates=settings.num_candidates,
+        )
+        choice = Choice(self._forward, self.student, settings)
+        self._walk = Walk.start(self.student, choice, self._requests.policies.init())
 
     def grow(self, kept: Sequence[Candidate], number: int) -> list[Candidate]:
         """Return the beam of a round with the successors of each of its prompts."""
@@ -155,15 +178,14 @@ class _Search:
             )
             rollouts = self._forward([(candidate, example) for example in minibatch])
             self.known.setdefault(candidate.id, candidate)
-            failing = [rollout for rollout in rollouts if not rollout.lost and rollout.score < 1.0]
-            step = next(self._steps)
-            gradients, _ = self._backward(candidate, failing, step) if failing else ((), {})
-            requests = []
-            for gradient in gradients:
-                text = candidate.instructions[gradient.predictor]
-                sentences, frozen = self._protection.split(gradient.predictor, text)
-                requests.append(UpdateRequest(gradient.predictor, sentences, gradient, frozen=frozen))
-            edited = self._update(candidate, requests, step).candidates
+            step = Step(StepContext(next(self._steps), self._seed), candidate, minibatch, 1.0)
+            step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
+            step.gradients, _ = self._backward(candidate, step.failures, step.ctx.step)
+            for gradient in step.gradients:
+                request = replace(self._requests.plain(candidate, gradient.predictor), gradient=gradient)
+                step.requests[gradient.predictor] = request
+            self._sources.propose(step, self._walk)
+            edited = step.candidates
             for each in [*edited, *self._paraphrased(edited, name)]:
                 pool.setdefault(each.id, each)
         return list(pool.values())

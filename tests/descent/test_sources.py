@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,13 @@ from dspy_dlpo.core.records import Candidate, Contrast, Point, Refusal, TextualG
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.replies import read_edits
 from dspy_dlpo.descent.screening import screen
-from dspy_dlpo.descent.update import Update, choose, limits, numbered, plans
+from dspy_dlpo.descent.sources.assembly import Sources
+from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
+from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
+from dspy_dlpo.descent.sources.half_step import HalfStep
+from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits, limits, numbered
+from dspy_dlpo.descent.step import Step
+from dspy_dlpo.policies import StepContext
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
 
@@ -42,20 +47,47 @@ def request(
     return UpdateRequest("self", units, gradient, **{"frozen": frozen, **limits})
 
 
-def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Any:
-    return update(reply, asked, num_candidates, protect)(Candidate({"self": "".join(asked.sentences)}), [asked], step=0)
+def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Step:
+    ask: Any = Replies(reply)
+    return proposed([CriticSentences(), ProposerEdits(ask), HalfStep()], asked, num_candidates, protect)
 
 
-def update(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, protect: tuple[str, ...] = ()) -> Update:
+def proposed(sources: list[Source], asked: UpdateRequest, num_candidates: int, protect: tuple[str, ...] = ()) -> Step:
+    """Return a step after the sources were asked."""
     text = "".join(asked.sentences)
-    return Update(
-        lambda questions: [None if reply is None else {"edits": reply}] * len(questions),  # type: ignore[arg-type]  # A stand-in.
+    step = Step(StepContext(0, 0), Candidate({"self": text}), (), 1.0)
+    step.requests = {"self": asked}
+    walk: Any = None  # These sources learn from the step alone.
+    Sources(
+        sources,
         no_cats,
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
         num_candidates=num_candidates,
-        seed=0,
-    )
+    ).propose(step, walk)
+    return step
+
+
+class Replies:
+    """A proposer that always gives the same reply, or none."""
+
+    unparsed = 0
+
+    def __init__(self, reply: str | None) -> None:
+        self.reply = reply
+
+    def __call__(self, questions: list[Any]) -> list[Any]:
+        return [None if self.reply is None else {"edits": self.reply}] * len(questions)
+
+
+class Fixed(Source):
+    """A source that proposes the same edits every time, each for a candidate of its own."""
+
+    def __init__(self, asked: UpdateRequest, edits: list[Edit]) -> None:
+        self.asked, self.edits = asked, edits
+
+    def propose(self, step: Step, walk: Any, so_far: Sequence[Proposal]) -> list[Proposal]:
+        return [[Change(self.asked, (edit,))] for edit in self.edits]
 
 
 @pytest.mark.parametrize(
@@ -144,15 +176,31 @@ def test_reply_that_is_missing_leaves_the_sentences_of_the_critic() -> None:
     assert candidate.instructions["self"].endswith("Count the letters.")
 
 
-@given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6), st.integers(0, 1000))
-def test_choices_are_different_and_keep_the_cap(cap: int, proposed: int, own: int, seed: int) -> None:
-    pools = [
-        [Edit("add", 0, f"{who} {letter}") for letter in string.ascii_letters[:size]]
-        for who, size in (("model", proposed), ("critic", own))
-    ]
-    choices = choose(*pools, cap, 3, random.Random(seed))
-    assert len(set(choices)) == len(choices) <= 3
-    assert all(1 <= len(choice) <= cap for choice in choices)
+@given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6))
+def test_candidates_of_a_step_are_different_and_keep_the_cap(cap: int, num_proposed: int, num_criticised: int) -> None:
+    reply = "\n".join(f'ADD "Model {letter} is there."' for letter in string.ascii_letters[:num_proposed])
+    points = tuple(f"Critic {letter} was there." for letter in string.ascii_letters[:num_criticised])
+    candidates = propose(reply, request(points=points, max_edits=cap)).candidates
+    assert len({candidate.id for candidate in candidates}) == len(candidates) <= 3
+    assert all(1 <= len(candidate.edits["self"]) <= cap for candidate in candidates)
+    assert bool(candidates) == bool(num_proposed or num_criticised)
+
+
+def test_half_of_the_first_candidate_comes_after_the_others() -> None:
+    points = ("Count the letters.", "Count the words.", "Count the lines.", "Count the pages.")
+    first, second, third = propose('ADD "Be brief."', request(points=points)).candidates
+    assert [edit.text for edit in third.edits["self"]] == [edit.text for edit in first.edits["self"]][:2]
+    assert second.instructions["self"].endswith("Be brief.")
+
+
+def test_fallback_is_asked_only_where_the_others_bring_no_candidate() -> None:
+    asked = request()
+    fallback = Fixed(asked, [Edit("delete", 0)])
+    fallback.is_fallback = True
+    (candidate,) = proposed([Fixed(asked, [Edit("delete", 1)]), fallback], asked, 2).candidates
+    assert candidate.edits["self"] == (Edit("delete", 1),)
+    (candidate,) = proposed([Fixed(asked, [Edit("delete", 9)]), fallback], asked, 2).candidates
+    assert candidate.edits["self"] == (Edit("delete", 0),)
 
 
 # Adversarial proposers: whatever the model writes, every rule holds.
@@ -227,13 +275,13 @@ def test_no_reply_makes_an_instruction_empty(text: str, reply: str) -> None:
         assert candidate.instructions["self"].strip()
 
 
-def test_edits_of_policies_become_candidates_within_the_same_limits() -> None:
+def test_edits_of_any_source_become_candidates_within_the_same_limits() -> None:
     asked = request(frozen=frozenset({0}))
-    incumbent = Candidate({"self": "".join(asked.sentences)})
-    own = [(asked, (Edit("delete", at),)) for at in range(3)]
-    (candidate,) = update(None, asked, num_candidates=2).of_policies(incumbent, own).candidates
-    assert candidate.instructions["self"] == "Read the question. Answer in one word."
-    assert len(update(None, asked, num_candidates=3).of_policies(incumbent, own).candidates) == 2
+    source = Fixed(asked, [Edit("delete", at) for at in range(3)])
+    first, second = proposed([source], asked, 3).candidates
+    assert first.instructions["self"] == "Read the question. Answer in one word."
+    assert second.instructions["self"] == "Read the question. Think about it."
+    assert len(proposed([source], asked, 1).candidates) == 1
 
 
 def test_edits_that_fit_survive_one_that_does_not() -> None:
@@ -265,15 +313,22 @@ def test_sentences_are_numbered_from_one() -> None:
     assert numbered(()) == "(empty)"
 
 
+def change(predictor: str, blame: float, *texts: str) -> Change:
+    asked = UpdateRequest(predictor, SENTENCES, TextualGradient(predictor, (), blame=blame))
+    return Change(asked, tuple(Edit("add", 0, text) for text in texts))
+
+
 @pytest.mark.parametrize(
-    ("choices", "expected"),
+    ("changes", "expected"),
     [
-        ({"a": "12", "b": "34"}, [{"a": "1", "b": "3"}, {"b": "3"}, {"a": "1"}, {"a": "2", "b": "4"}]),
-        ({"a": "12", "b": ""}, [{"a": "1"}, {"a": "2"}]),
-        ({"a": "1"}, [{"a": "1"}]),
-        ({}, []),
+        ([change("a", 0.2, "1"), change("b", 0.8, "3")], [["a", "b"], ["b"], ["a"]]),
+        ([change("a", 0.2, "1"), change("b", 0.8)], [["a"]]),
+        ([change("a", 0.2, "1")], [["a"]]),
+        ([], []),
     ],
     ids=["two predictors", "one has no edit", "one predictor", "none"],
 )
-def test_first_choices_go_together_then_alone_the_most_blamed_first(choices: Any, expected: Any) -> None:
-    assert plans(choices, [name for name in ("b", "a") if name in choices]) == expected
+def test_changes_of_all_predictors_go_together_then_alone_the_most_blamed_first(
+    changes: list[Change], expected: list[list[str]]
+) -> None:
+    assert [[each.request.predictor for each in proposal] for proposal in combined(changes)] == expected

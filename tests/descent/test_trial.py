@@ -6,7 +6,8 @@ from statistics import fmean
 
 import pytest
 
-from dspy_dlpo.descent.acceptance import decide, looks, verdict
+from dspy_dlpo.descent.statistics import looks, verdict
+from dspy_dlpo.descent.trial import decide
 
 
 def paired(

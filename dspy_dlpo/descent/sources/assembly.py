@@ -1,0 +1,114 @@
+"""From what the sources propose to candidates that keep every limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from dspy_dlpo.core.edits import Edit, apply
+from dspy_dlpo.core.likeness import words
+from dspy_dlpo.core.protection import Protection
+from dspy_dlpo.core.records import Candidate, Refusal
+from dspy_dlpo.descent.screening import Copies, bounded, screen, within_limits
+from dspy_dlpo.descent.sources.base import Change, Proposal, Source
+from dspy_dlpo.descent.step import Step
+from dspy_dlpo.descent.walk import Walk
+
+
+class Sources:
+    """Asks one source after another, and makes candidates of what they propose.
+
+    A candidate is the incumbent with the proposed edits that keep every rule and limit. So no candidate breaks a cap,
+    a frozen sentence or a user's limit, whatever a model wrote.
+
+    Args:
+        sources: The sources, the one to be tried first at the beginning.
+        copies: By which rule a text copies an example, which no edit may.
+        read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
+        protection: Finds protected text.
+        num_candidates: Most candidates per step.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        copies: Copies,
+        read_back: Callable[[str, str], str],
+        protection: Protection,
+        *,
+        num_candidates: int,
+    ) -> None:
+        self._sources = sources
+        self._copies = copies
+        self._read_back = read_back
+        self._protection = protection
+        self._num_candidates = num_candidates
+
+    @property
+    def unparsed(self) -> int:
+        """Replies so far that could not be used."""
+        return sum(source.unparsed for source in self._sources)
+
+    def propose(self, step: Step, walk: Walk) -> None:
+        """Add to the step its candidates, each other than the incumbent and the others; there may be none.
+
+        Args:
+            step: Has the requests of the predictors that move.
+            walk: Where the run stands.
+
+        Raises:
+            BudgetSpent: If the budget ends on the way.
+        """
+        found: dict[str, Candidate] = {}
+        refusals: list[Refusal] = []
+        taken: list[Proposal] = []
+        for source in self._sources:
+            if (source.is_fallback and found) or len(found) == self._num_candidates:
+                continue
+            for proposal in source.propose(step, walk, taken):
+                changes = [kept for change in proposal if (kept := self._screened(change, refusals)).edits]
+                if not changes or any(_sense(changes) == _sense(other) for other in taken):
+                    continue
+                taken.append(changes)
+                candidate = self._candidate(step.incumbent, changes, refusals)
+                if candidate.id != step.incumbent.id:
+                    found.setdefault(candidate.id, candidate)
+                    step.requests |= {
+                        change.request.predictor: step.requests.get(change.request.predictor, change.request)
+                        for change in changes
+                    }
+                if len(found) == self._num_candidates:
+                    break
+        step.candidates, step.refusals = tuple(found.values()), bounded(refusals)
+
+    def _screened(self, change: Change, refusals: list[Refusal]) -> Change:
+        """Return the edits of a change that keep the rules one by one, as many as the cap allows."""
+        kept, refused = screen(change.edits, change.request, self._copies)
+        refusals += refused
+        return Change(change.request, tuple(kept[: change.request.max_edits]))
+
+    def _candidate(self, incumbent: Candidate, changes: Proposal, refusals: list[Refusal]) -> Candidate:
+        """Return the incumbent with those edits that keep the limits together."""
+        instructions, edits = dict(incumbent.instructions), {}
+        for change in changes:
+            name, sentences = change.request.predictor, change.request.sentences
+            kept, refused = within_limits(change.edits, change.request, partial(self._stored, name))
+            refusals += refused
+            if kept:
+                instructions[name] = self._stored(name, apply(sentences, kept))[0]
+                edits[name] = tuple(kept)
+        return Candidate(instructions, incumbent.id, edits)
+
+    def _stored(self, predictor: str, text: str) -> tuple[str, Sequence[str]]:
+        """Return an instruction as DSPy reads it back, and its sentences."""
+        text = self._read_back(predictor, text) if text.strip() else ""  # DSPy would put in a text of its own.
+        return text, self._protection.split(predictor, text)[0]
+
+
+def _sense(changes: Proposal) -> frozenset[tuple[str, str, int, str]]:
+    """Return what a proposal does, whatever its reasons."""
+    return frozenset((each.request.predictor, *_act(edit)) for each in changes for edit in each.edits)
+
+
+def _act(edit: Edit) -> tuple[str, int, str]:
+    return edit.op, edit.at, " ".join(words(edit.text))

@@ -1,0 +1,102 @@
+"""The trial: candidates against the incumbent on the same examples, as few of them as the decision needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+from dspy_dlpo.core.records import Candidate, Threshold, Trial
+from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.descent.statistics import looks, verdict
+from dspy_dlpo.runtime.forward import Forward
+
+
+@dataclass(frozen=True)
+class Race:
+    """Lets candidates race, and decides whether the winner is accepted.
+
+    The candidates run on the first examples one after another, until one of them is ahead of the incumbent and of its
+    threshold. The one that is furthest above its threshold then meets the incumbent on as many of the examples as the
+    decision needs.
+
+    Args:
+        forward: Runs candidates on examples.
+        settings: The numbers.
+    """
+
+    forward: Forward
+    settings: Settings
+
+    def __call__(
+        self,
+        incumbent: Candidate,
+        candidates: Sequence[Candidate],
+        thresholds: Sequence[Threshold],
+        examples: Sequence[str],
+    ) -> tuple[tuple[float, ...], Trial]:
+        """Return the mean gain of each candidate that ran in the race, and the trial of the winner.
+
+        Args:
+            incumbent: What the candidates must beat.
+            candidates: At least one.
+            thresholds: What the mean gain of each must exceed.
+            examples: Those of the trial, in order.
+
+        Raises:
+            BudgetSpent: If the budget ends before it is decided.
+        """
+        first = examples[: self.settings.first_look]
+        gains: list[float] = []
+        for candidate, threshold in zip(candidates, thresholds, strict=True):
+            differences = self.forward.differences(candidate, incumbent, first)
+            gains.append(fmean(differences) if differences else 0.0)
+            if gains[-1] > max(threshold.level, 0.0):
+                break
+        best = max(range(len(gains)), key=lambda number: gains[number] - thresholds[number].level)
+        winner, threshold = candidates[best], thresholds[best]
+        paid, accepted = decide(
+            lambda more: self.forward.differences(winner, incumbent, more),
+            examples,
+            threshold=threshold.level,
+            width=self.settings.width,
+            confidence=1 - (1 - self.settings.confidence) / len(gains),  # The winner was picked among several.
+            first_look=self.settings.first_look,
+        )
+        pairs = ((name, self.forward.score(winner, name), self.forward.score(incumbent, name)) for name in examples)
+        met = tuple(name for name, *scores in pairs if None not in scores)[: len(paid)]
+        return tuple(gains), Trial(winner.id, incumbent.id, tuple(paid), len(examples), threshold, accepted, met)
+
+
+def decide(
+    differences: Callable[[Sequence[str]], list[float]],
+    examples: Sequence[str],
+    *,
+    threshold: float,
+    width: float,
+    confidence: float,
+    first_look: int,
+) -> tuple[list[float], bool]:
+    """Pay for examples until it is decided whether the mean paired difference over all of them exceeds the threshold.
+
+    Args:
+        differences: Runs candidate and incumbent on examples and returns the paired differences. A pair that was lost
+            is left out, and the population is smaller by one.
+        examples: All examples of the comparison, in random order.
+        threshold: What the mean must exceed.
+        width: Width of the score range.
+        confidence: See `verdict`.
+        first_look: Examples before the first look. The looks depend on the settings alone, never on threads.
+
+    Returns:
+        The differences paid for, in order, and the decision: False if every pair was lost.
+    """
+    paid: list[float] = []
+    for start, stop in pairwise([0, *looks(len(examples), first_look)]):
+        paid += differences(examples[start:stop])
+        lost = stop - len(paid)
+        decision = verdict(paid, len(examples) - lost, threshold, width, confidence)
+        if decision is not None:
+            return paid, decision
+    return paid, False
