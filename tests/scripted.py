@@ -76,7 +76,7 @@ def replying(**values: str | Callable[[str], str]) -> Script:
     A field has the value of its name, or that of a function of the user's message. By default the critic says
     "nothing", the proposer proposes nothing, and any other field holds its own name.
     """
-    known = {"requirements": "nothing", "input_complaint": "nothing", "edits": "", **values}
+    known = {"requirements": "NOTHING", "input_complaint": "NOTHING", "edits": "NOTHING", **values}
 
     def answer(system: str, user: str) -> str:
         asked = system.partition("Your output fields are:")[2].partition("All interactions")[0]
@@ -110,8 +110,8 @@ def _program(system: str, user: str) -> str:
 
 def _critic(system: str, user: str) -> str:
     said = re.findall(r"When the topic is \w+, answer \d+\.", field(user, "complaint"))
-    extra = {"input_complaint": "nothing"} if "input_complaint" in system else {}
-    return fields(requirements="\n".join(said) or "nothing", **extra)
+    extra = {"input_complaint": "NOTHING"} if "input_complaint" in system else {}
+    return fields(requirements="\n".join(f"- {each}" for each in said) or "NOTHING", **extra)
 
 
 class Oracle(dspy.Signature):

@@ -19,7 +19,9 @@ from dspy_dlpo.runtime.prices import dollars
 CONFIDENCE = 0.95
 _SHOWN = {
     **{name: name for name in ("optimiser", "seeds", "test score", "difference")},
-    "calls to target": "to target", "metric calls": "calls", "dollars": "dollars",
+    "calls to target": "to target",
+    "metric calls": "calls",
+    "dollars": "dollars",
 }
 """What a terminal has room for, with the headings there; the files have all columns."""
 

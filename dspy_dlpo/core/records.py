@@ -124,11 +124,20 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Point:
-    """One thing an instruction should change, the examples that said so, and its weight from earlier steps."""
+    """One thing an instruction should change.
+
+    Attributes:
+        text: It, in the critic's words.
+        examples: Those that said so.
+        past: Its weight from earlier steps.
+        is_loose: Whether the critic wrote it without the form that was asked for: it may be a requirement, a refusal or
+            an apology, so a candidate with it must be better on the trial, not merely no worse.
+    """
 
     text: str
     examples: tuple[str, ...]
     past: float = 0.0
+    is_loose: bool = False
 
     @property
     def weight(self) -> int:
@@ -143,13 +152,11 @@ class TextualGradient:
     Attributes:
         predictor: Its path.
         points: What should change, the most frequent first.
-        contradictions: Pairs of points of which one says the opposite of the other.
         blame: Share of the minibatch's failing rollouts for which the critic blamed this instruction.
     """
 
     predictor: str
     points: tuple[Point, ...]
-    contradictions: tuple[tuple[str, str], ...] = ()
     blame: float = 0.0
 
 

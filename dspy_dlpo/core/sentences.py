@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import sentencex
 
 LINE_UNIT = re.compile(
-    r"[ \t]*(?:#{1,6}[ \t]|[-*+•][ \t]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]|\||</?[A-Za-z][^<>]*>[ \t]*$)"
+    r"[ \t]*(?:#{1,6}[ \t]|[-*+•][ \t]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]|\||</?[A-Za-z][^<>]*>[ \t\r]*$)"
 )
 """Begins a line that is a unit of its own."""
 ITEM = re.compile(r"[ \t]*(?:[-*+•][ \t]+|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]+)")
 """The mark at the beginning of a list item."""
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
-_CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t]*$")
+_CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t\r]*$")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON = json.JSONDecoder()
+_WINDOW = 500  # sentencex takes time that grows with the square of a text that is not ASCII.
 
 
 def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
-    """Split a text into units whose concatenation is the text.
+    """Split a text into units whose concatenation is the text. It takes time in proportion to its length.
 
     Args:
         text: Any text: prose, lists, Markdown, XML, code, JSON, in any language.
@@ -41,55 +44,86 @@ def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
     >>> split("Add the numbers, e.g. 3.14. Then answer.")
     ['Add the numbers, e.g. 3.14. ', 'Then answer.']
     """
-    units: list[str] = []
+    starts: list[int] = []  # Of the units.
+    is_blank, position = True, 0
     for block, prose in _blocks(text):
-        for unit in _sentences(block) if prose else [block]:
-            if units and (not unit.strip() or not units[-1].strip()):
-                units[-1] += unit
-            else:
-                units.append(unit)
-    return _merge(units, protected) if protected else units
+        for piece in _sentences(block) if prose else [block]:
+            if not starts:
+                starts.append(0)
+                is_blank = not piece.strip()
+            elif piece.strip():
+                if not is_blank:
+                    starts.append(position)
+                is_blank = False
+            position += len(piece)
+    spans = _joined(protected)
+    ends = [end for _, end in spans]
+    kept = [start for start in starts if not start or not _is_inside(start, spans, ends)]
+    return [text[start:end] for start, end in pairwise([*kept, len(text)])]
 
 
 def frozen_by(units: Sequence[str], protected: Iterable[tuple[int, int]]) -> frozenset[int]:
     """Return the indices of the units that one of the spans touches."""
-    spans, frozen, start = list(protected), set(), 0
-    for index, unit in enumerate(units):
-        end = start + len(unit)
-        if any(span_start < end and start < span_end for span_start, span_end in spans):
-            frozen.add(index)
-        start = end
+    ends = list(accumulate(map(len, units)))
+    frozen: set[int] = set()
+    for start, end in _joined(protected):
+        frozen.update(range(bisect_right(ends, start), min(bisect_left(ends, end) + 1, len(units))))
     return frozenset(frozen)
 
 
-def _sentences(text: str) -> Iterator[str]:
-    """Cut prose into sentences, those with a lone surrogate too, which sentencex cannot read."""
-    start = 0
-    for sentence in sentencex.segment("en", _SURROGATE.sub("\ufffd", text)):
-        yield text[start : start + len(sentence)]
-        start += len(sentence)
-
-
-def _merge(units: Sequence[str], protected: Collection[tuple[int, int]]) -> list[str]:
-    merged: list[str] = []
-    start = 0
-    for unit in units:
-        if merged and any(span_start < start < span_end for span_start, span_end in protected):
-            merged[-1] += unit
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans in order, those that overlap as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if joined and start < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
-            merged.append(unit)
-        start += len(unit)
-    return merged
+            joined.append((start, end))
+    return joined
 
 
-def _blocks(text: str) -> Iterable[tuple[str, bool]]:
+def _is_inside(position: int, spans: Sequence[tuple[int, int]], ends: Sequence[int]) -> bool:
+    index = bisect_right(ends, position)
+    return index < len(spans) and spans[index][0] < position
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Cut prose into sentences, those with a lone surrogate too, which sentencex cannot read.
+
+    It is read in windows. The last sentence of a window may be cut short, so the next window begins with it.
+    """
+    readable = _SURROGATE.sub("\ufffd", text)
+    start, size = 0, _WINDOW
+    while start < len(text):
+        window = readable[start : start + size] if not readable.isascii() else readable[start:]
+        found = [len(sentence) for sentence in sentencex.segment("en", window)]
+        if len(window) < len(text) - start:
+            if len(found) < 2:
+                size *= 2
+                continue
+            found.pop()
+        for length in found:
+            yield text[start : start + length]
+            start += length
+        size = _WINDOW
+
+
+def _blocks(text: str) -> Iterator[tuple[str, bool]]:
     """Cut a text into fenced blocks, JSON values, single-line units and stretches of prose; say which are prose."""
     lines = text.splitlines(keepends=True)
+    starts = [0, *accumulate(map(len, lines))]
+    patience = 2 * len(text) + 1000  # Characters that may be read for JSON values that are none.
     prose: list[str] = []
     index = 0
     while index < len(lines):
-        block = _block_at(lines, index)
-        if block:
+        block = 0
+        if lines[index].lstrip()[:1] in ("{", "[") and patience > 0:
+            end, read = _json_at(text, starts[index])
+            if end:
+                last = bisect_left(starts, end)
+                block = last - index if not text[end : starts[last]].strip() else 0
+            patience -= 0 if block else max(read, end - starts[index])
+        if block := block or _block_at(lines, index):
             if prose:
                 yield "".join(prose), True
                 prose = []
@@ -105,22 +139,28 @@ def _blocks(text: str) -> Iterable[tuple[str, bool]]:
         yield "".join(prose), True
 
 
+def _json_at(text: str, start: int) -> tuple[int, int]:
+    """Return where the JSON value that begins here ends, 0 if it is none, and how many characters were read."""
+    while text[start] not in "{[":
+        start += 1
+    try:
+        _, end = _JSON.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        return 0, error.pos - start + 1
+    except (ValueError, RecursionError):  # Too many digits; too deep.
+        return 0, len(text) - start
+    return end, 0
+
+
 def _block_at(lines: Sequence[str], index: int) -> int:
-    """Return how many lines the non-prose unit that starts here has; 0 for prose."""
+    """Return how many lines the fenced block, the list item or the single-line unit has that starts here; else 0."""
     line = lines[index]
     if fence := _FENCE.match(line):
         for end in range(index + 1, len(lines)):
-            if lines[end].strip().startswith(fence.group(1)) and not lines[end].strip().strip("`~"):
+            last = lines[end].strip()
+            if last.startswith(fence.group(1)) and not last.strip("`~"):
                 return end - index + 1
         return len(lines) - index
-    if line.lstrip()[:1] in ("{", "["):
-        rest = "".join(lines[index:])
-        try:
-            _, end = _JSON.raw_decode(rest, len(rest) - len(rest.lstrip()))
-        except ValueError:
-            end = 0
-        if end and not rest[end:].split("\n", 1)[0].strip():
-            return rest[:end].count("\n") + 1
     if LINE_UNIT.match(line):
         end = index + 1
         if ITEM.match(line):  # An item owns the deeper indented lines below it.

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dspy_dlpo.core.likeness import alike, opposed, words
-from dspy_dlpo.core.records import Call, Candidate, Point, Rollout, TextualGradient
+from dspy_dlpo.core.likeness import normalised
+from dspy_dlpo.core.records import Call, Candidate, Point, Refusal, Rollout, TextualGradient
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.copies import spans
-from dspy_dlpo.descent.critic import BULLET, critique_of, is_empty, read_points
+from dspy_dlpo.descent.critic import critique_of, read_points
+from dspy_dlpo.descent.replies import as_lines, is_nothing
+from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.trace import as_text, shorten
 
-_CALL_NUMBER = re.compile(r"\W*(?:call\s+)?(\d+)(?:\W*[.:)\]](?!\d)\W*|\s+(?=\W?\w+\W?\s*:))", re.IGNORECASE)
+_CALL_NUMBER = re.compile(r"\W*(?:call\s+)?(\d{1,4}+)(?:\W*[.:)\]](?!\d)\W*|\s+(?=\W?\w+\W?\s*:))", re.IGNORECASE)
 _INPUT_NAME = re.compile(r"[`*\"']*(\w+)[`*\"']*\s*:[`*]*\s*")
-_MAX_ANSWER_WORDS = 8
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 _MAX_CHUNK_TOKENS = 8000
 
 
@@ -61,8 +62,8 @@ class Backward:
 
     def __call__(
         self, candidate: Candidate, failing: Sequence[Rollout], step: int
-    ) -> tuple[tuple[TextualGradient, ...], Mapping[str, int]]:
-        """Return the gradients of the predictors to blame, in the order of the candidate's predictors, and remarks.
+    ) -> tuple[tuple[TextualGradient, ...], Mapping[str, int], tuple[Refusal, ...]]:
+        """Return the gradients of the predictors to blame, in the candidate's order, remarks, and what was not read.
 
         Args:
             candidate: The incumbent.
@@ -70,8 +71,9 @@ class Backward:
             step: The run's step index.
         """
         if not failing:
-            return (), {}
+            return (), {}, ()
         remarks: Counter[str] = Counter()
+        refusals: list[Refusal] = []
         worst_first = sorted(failing, key=lambda rollout: rollout.score)
         walks = [_Walk.of(rollout, self._complaint(rollout), self.chain) for rollout in worst_first]
         found: dict[str, list[Point]] = {name: [] for name in candidate.instructions}
@@ -87,10 +89,9 @@ class Backward:
             questions = [self._question(candidate, name, chunk, step) for name, chunk in asked]
             for (name, chunk), reply in zip(asked, self.ask(questions), strict=True):
                 if reply is not None:
-                    answers = set().union(*(self._answers(walk, name) for walk in chunk))
-                    given = set().union(*(spans(text) for walk in chunk for text in walk.given(name)))
                     examples = [walk.rollout.example for walk in chunk]
-                    points = read_points(reply["requirements"], examples, answers, given, remarks)
+                    points, left_out = read_points(reply["requirements"], examples, remarks)
+                    refusals += [Refusal(LEFT_OUT, line, name) for line in left_out]
                     passed_on = _pass_on(reply.get("input_complaint", ""), name, chunk, remarks)
                     remarks["nothing to change"] += not points and not passed_on
                     found[name] += points
@@ -99,8 +100,13 @@ class Backward:
                     walk.complaints.pop(name, None)
         remarks["complaints that came too late in a loop"] = sum(len(walk.complaints) for walk in walks)
         self._count(candidate, walks, remarks)
-        gradients = (_reduce(name, points, len(failing)) for name, points in found.items() if points)
-        return tuple(gradients), {remark: count for remark, count in remarks.items() if count}
+        gradients = []
+        for name, points in found.items():
+            trusted = [point for point in points if not point.is_loose] or points
+            refusals += [Refusal(LEFT_OUT, point.text, name) for point in points if point not in trusted]
+            if trusted:
+                gradients.append(_reduce(name, trusted, len(failing)))
+        return tuple(gradients), {remark: count for remark, count in remarks.items() if count}, tuple(refusals)
 
     def _complaint(self, rollout: Rollout) -> str:
         parts = [rollout.feedback, rollout.error and f"The run failed: {rollout.error}"]
@@ -111,12 +117,6 @@ class Backward:
     def _labels(self, rollout: Rollout) -> list[str]:
         labels = self.data[rollout.example].labels().items() if self.show_gold else ()
         return [f"Expected {name}: {as_text(value)}" for name, value in labels]
-
-    def _answers(self, walk: _Walk, predictor: str) -> set[str]:
-        """Return the words of the labels of an example, and of what a predictor gave for it, long texts left out."""
-        labels = map(as_text, self.data[walk.rollout.example].labels().values())
-        texts = ({*words(text)} for text in (*labels, *walk.given(predictor)))
-        return {word for text in texts if len(text) <= _MAX_ANSWER_WORDS for word in text}
 
     def _chunks(self, walks: Sequence[_Walk], predictor: str) -> Iterator[Sequence[_Walk]]:
         chunk: list[_Walk] = []
@@ -140,7 +140,7 @@ class Backward:
     def _question(self, candidate: Candidate, predictor: str, chunk: Sequence[_Walk], step: int) -> Question:
         calls, complaints = zip(*(self._case(walk, predictor) for walk in chunk), strict=True)
         inputs = {
-            "instruction": shorten(candidate.instructions[predictor], self.max_chars),
+            "instruction": candidate.instructions[predictor],
             "call": fenced(_numbered("Call", calls)),
             "complaint": fenced(_numbered("Call", complaints)),
         }
@@ -187,10 +187,6 @@ class _Walk:
             if errors and name not in walk.complaints:  # The program went on without the reply.
                 walk.complaints[name] = errors
         return walk
-
-    def given(self, predictor: str) -> list[str]:
-        """Return what a predictor gave, field by field."""
-        return [value for call in self.calls[predictor] for value in call.outputs.values()]
 
     def _ends(self) -> list[str]:
         """The predictors the metric's complaint goes to first: those that failed, else those no other one uses.
@@ -254,7 +250,7 @@ def call_text(call: Call) -> str:
 
 def fenced(text: str) -> str:
     """Return text from data or from a model between <data> tags that it cannot close itself."""
-    return "<data>\n" + re.sub(r"<(\s*/?\s*data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
+    return "<data>\n" + re.sub(r"<(\s*+/?\s*+data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
 
 
 def _numbered(word: str, texts: Sequence[str]) -> str:
@@ -272,19 +268,19 @@ def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counte
     passed_on = False
     inputs = {name for walk in chunk for call in walk.calls[predictor] for name in call.inputs}
     walks, name = chunk, ""
-    for line in reply.splitlines():
+    for line in as_lines(reply).splitlines():
         if len(chunk) > 1 and (number := _CALL_NUMBER.match(line)):
             walks = [walk for place, walk in enumerate(chunk, 1) if place == int(number[1])]
             remarks["complaint about a call that does not exist"] += not walks
             name, words = "", line[number.end() :]
         else:
-            words = BULLET.sub("", line)
+            words = _BULLET.sub("", line)
         if named := _INPUT_NAME.match(words):
             if named[1] in inputs:
                 name, words = named[1], words[named.end() :]
             else:  # Or only a word with a colon behind it, such as "Note:".
                 remarks["complaint about an input that does not exist"] += named[1].islower()
-        if is_empty(words, remarks):
+        if is_nothing(words):
             continue
         for walk in walks:
             if walk.pass_on(predictor, [words.strip()], name):
@@ -296,27 +292,19 @@ def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counte
 
 def _reduce(predictor: str, points: Sequence[Point], num_failing: int) -> TextualGradient:
     merged = merge_points(points)
-    pairs = [(one.text, other.text) for place, one in enumerate(merged) for other in merged[place + 1 :]]
     blaming = {example for point in points for example in point.examples}
-    return TextualGradient(
-        predictor,
-        merged,
-        contradictions=tuple(pair for pair in pairs if opposed(*pair)),
-        blame=len(blaming) / num_failing,
-    )
+    return TextualGradient(predictor, merged, blame=len(blaming) / num_failing)
 
 
 def merge_points(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Make one point of those that are `alike`, the most frequent first.
+    """Make one point of those that say the same (see `normalised`), the most frequent first.
 
     The first wording stays. Nothing is lost: the examples of merged points add up.
     """
-    merged: list[Point] = []
+    merged: dict[str, Point] = {}
     for point in points:
-        for index, other in enumerate(merged):
-            if alike(point.text, other.text):
-                merged[index] = Point(other.text, tuple(dict.fromkeys((*other.examples, *point.examples))))
-                break
-        else:
-            merged.append(point)
-    return tuple(sorted(merged, key=lambda point: -point.weight))
+        known = merged.setdefault(normalised(point.text), point)
+        merged[normalised(point.text)] = replace(
+            known, examples=tuple(dict.fromkeys((*known.examples, *point.examples)))
+        )
+    return tuple(sorted(merged.values(), key=lambda point: -point.weight))

@@ -11,6 +11,7 @@ from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.requests import Requests
+from dspy_dlpo.descent.rights import first_rights
 from dspy_dlpo.descent.sampling import Sampler
 from dspy_dlpo.descent.selectors import ComponentSelector
 from dspy_dlpo.descent.sources.assembly import Sources
@@ -88,7 +89,7 @@ class Loop:
         rollouts = self.forward([(incumbent, example) for example in step.minibatch])  # Forward, and the loss.
         step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
         try:
-            step.gradients, step.remarks = self.backward(incumbent, step.failures, ctx.step)  # Backward.
+            step.gradients, step.remarks, step.refusals = self.backward(incumbent, step.failures, ctx.step)  # Backward.
             for gradient in self.selector(step.gradients, ctx, walk.history):
                 passing = step.successes[: self.settings.max_passing]
                 step.requests[gradient.predictor] = self.requests(incumbent, gradient, walk.state, ctx, passing)
@@ -96,7 +97,11 @@ class Loop:
             for candidate in walk.meet(step.candidates):
                 self.listener.on_candidate(candidate, ctx.step)
             if step.candidates:
-                thresholds = [self.policies.threshold(each, incumbent, walk.state, ctx) for each in step.candidates]
+                thresholds = [
+                    self.policies.threshold(each, incumbent, walk.state, ctx)
+                    + first_rights(each, step.requests, walk.student, ctx.width)
+                    for each in step.candidates
+                ]
                 step.race, step.trial = self.race(incumbent, step.candidates, thresholds, self.fresh(step, walk))
                 if step.trial.accepted:  # Accept or refuse.
                     walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)

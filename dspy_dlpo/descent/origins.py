@@ -116,9 +116,9 @@ def _edited(
     sentences = _asked(record, predictor)
     old, new = _shares(letters, sentences), list[int]()
     for text, source in growth(sentences, child.edits[predictor]):
-        num_letters = _count_letters(text) - len(new)
+        num_letters = _count_letters(text)
         if isinstance(source, int):  # A sentence that was moved into a list has the list's mark before it.
-            new += old[source][:1] * (num_letters - len(old[source])) + old[source]
+            new += (old[source][:1] * (num_letters - len(old[source])) + old[source])[-num_letters:]
         else:
             earlier: tuple[str, ...] = ()
             if source.op == "replace":

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dspy_dlpo.core.edits import Edit, apply, count_edits
-from dspy_dlpo.core.likeness import alike, words
+from dspy_dlpo.core.likeness import WORD, normalised, tokens, weight
 from dspy_dlpo.core.records import Refusal, UpdateRequest
 from dspy_dlpo.core.sentences import split
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.critic import addressed
+from dspy_dlpo.descent.examples import Examples
 
-Copies = Callable[[str], str]
-"""Returns the name of the rule by which a text copies an example; empty if it copies none."""
 TOO_MANY = "more edits than allowed"
 TOGETHER = "breaks a limit together with the others"
-_FRAGMENT = re.compile(r"\W*(\d+ times|[A-Za-z0-9_]+)\W*")  # "(3 times)" is what the criticism says of a point.
+LEFT_OUT = "not in the form that was asked for"
+_LEAST_WEIGHT = 2 * WORD
+_LONGEST = 4000
 _MAX_TEXTS = 10
 _MAX_CHARS = 300
 
@@ -38,14 +37,18 @@ class Case:
     Attributes:
         edit: It.
         request: What it must keep to.
-        kept: The edits of this request that were kept before it.
-        copies: Whether a text copies an example, and by which rule.
+        units: The sentences that it writes.
+        taken: Indices of the sentences that were changed or deleted before it.
+        said: What the instruction, and the edits before it, say already, each sentence normalised.
+        examples: What it must not copy.
     """
 
     edit: Edit
     request: UpdateRequest
-    kept: Sequence[Edit]
-    copies: Copies
+    units: Sequence[str]
+    taken: set[int]
+    said: set[str]
+    examples: Examples
 
     @property
     def changes(self) -> bool:
@@ -58,50 +61,96 @@ class Case:
         return self.edit.op in ("add", "replace")
 
 
-def _exists(case: Case) -> bool:
-    return (0 if case.changes else -1) <= case.edit.at < len(case.request.sentences)
+def _does_not_exist(case: Case) -> bool:
+    return not (0 if case.changes else -1) <= case.edit.at < len(case.request.sentences)
 
 
-def _is_new(case: Case) -> bool:
-    """Whether a new sentence says something that no other sentence says already."""
-    edit, sentences = case.edit, case.request.sentences
-    others = [sentence for index, sentence in enumerate(sentences) if edit.op == "add" or index != edit.at]
-    others += [other.text for other in case.kept if other.text]
-    replaced = edit.op == "replace" and words(sentences[edit.at]) == words(edit.text)
-    return bool(edit.text.strip()) and not replaced and not any(alike(edit.text, other) for other in others)
+def _is_no_sentence(case: Case) -> bool:
+    return case.writes and not any(sum(map(weight, tokens(unit))) >= _LEAST_WEIGHT for unit in case.units)
+
+
+def _is_nothing_new(case: Case) -> bool:
+    return case.writes and all(normalised(unit) in case.said for unit in case.units)
 
 
 RULES: Mapping[str, Callable[[Case], bool]] = {
     "frozen sentence": lambda case: case.changes and case.edit.at in case.request.frozen,
-    "no such sentence": lambda case: not _exists(case),
-    "second edit of a sentence": lambda case: (
-        case.changes and case.edit.at in {each.at for each in case.kept if each.op != "add"}
-    ),
+    "no such sentence": _does_not_exist,
+    "second edit of a sentence": lambda case: case.changes and case.edit.at in case.taken,
     "protected text": lambda case: "<keep>" in case.edit.text or "</keep>" in case.edit.text,
-    "no sentence": lambda case: case.writes and _FRAGMENT.fullmatch(case.edit.text) is not None,
-    "nothing new": lambda case: case.writes and not _is_new(case),
+    f"longer than {_LONGEST:,} characters": lambda case: len(case.edit.text) > _LONGEST,
+    "no sentence": _is_no_sentence,
+    "nothing new": _is_nothing_new,
+    "quotes an input": lambda case: any(map(case.examples.quoted, case.units)),
+    "a sentence of an input": lambda case: any(map(case.examples.is_sentence, case.units)),
+    "the answer of one example": lambda case: any(map(case.examples.answer_in, case.units)),
 }
-"""The rules for one edit, in the order in which they are tried: each says whether the edit breaks it."""
+"""The rules for one edit, in the order in which they are tried: each says whether the edit breaks it.
+
+* frozen sentence: a policy or the user's protection keeps it.
+* no such sentence: the number is that of no sentence.
+* second edit of a sentence: one change of each is enough.
+* protected text: only the user marks text to keep.
+* longer than 4,000 characters: that is no rule.
+* no sentence: less than two words, or three ideographs.
+* nothing new: equal to what the instruction says, after `normalised`.
+* quotes an input, a sentence of an input, the answer of one example: see `Examples`.
+"""
 
 
-def screen(edits: Sequence[Edit], request: UpdateRequest, copies: Copies) -> Screened:
+def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) -> Screened:
     """Return the edits that keep the rules one by one, and the others with the rule that each broke.
 
-    An added or replacing text of several sentences becomes one edit for each of them.
+    A text of several sentences stays one edit, and counts as that many. Where they are more than the request allows,
+    each sentence of a paragraph becomes an edit of its own; a text of several lines is refused.
     """
     kept: list[Edit] = []
     refusals: list[Refusal] = []
+    taken: set[int] = set()
+    said = {normalised(sentence) for sentence in request.sentences}
+    loose = {normalised(point.text) for point in request.gradient.points if point.is_loose}
     for edit in edits:
-        for single in _singles(edit):
-            case = Case(single, request, kept, copies)
-            rule = next((name for name, is_broken in RULES.items() if is_broken(case)), "") or copies(single.text)
+        for single in _fitting(edit, request):
+            units = [unit.strip() for unit in split(single.text)]
+            case = Case(single, request, units, taken, said, examples)
+            rule = next((name for name, is_broken in RULES.items() if is_broken(case)), "")
             if rule:
                 refusals.append(refused(rule, single, request))
-            else:
-                kept.append(single)
+                continue
+            single = replace(single, must_help=single.must_help or not loose.isdisjoint(map(normalised, units)))
+            kept.append(single)
+            said.update(map(normalised, units))
+            if single.op != "add":
+                taken.add(single.at)
     if request.max_edits is not None:
-        refusals += [refused(TOO_MANY, edit, request) for edit in kept[request.max_edits :]]
-    return Screened(kept, refusals)
+        fit = {id(edit) for edit in up_to(kept, request.max_edits)}
+        refusals += [refused(TOO_MANY, edit, request) for edit in kept if id(edit) not in fit]
+    return Screened([edit for edit in kept if request.max_edits is None or size(edit) <= request.max_edits], refusals)
+
+
+def size(edit: Edit) -> int:
+    """Return how many sentences an edit changes."""
+    return max(len(split(edit.text.strip())), 1) if edit.op in ("add", "replace") else 1
+
+
+def up_to(edits: Iterable[Edit], most: int | None) -> list[Edit]:
+    """Return the first edits that together change at most so many sentences; None for no limit."""
+    kept, total = [], 0
+    for edit in edits:
+        if most is None or total + size(edit) <= most:
+            kept.append(edit)
+            total += size(edit)
+    return kept
+
+
+def _fitting(edit: Edit, request: UpdateRequest) -> list[Edit]:
+    """Return the edit, or one for each of its sentences if it has more than a candidate may change."""
+    if edit.op not in ("add", "replace") or request.max_edits is None or "\n" in edit.text.strip():
+        return [edit]
+    texts = [unit.strip() for unit in split(edit.text)]
+    if len(texts) <= request.max_edits:
+        return [edit]
+    return [replace(edit, text=texts[0]), *(replace(edit, op="add", text=text) for text in texts[1:])]
 
 
 def within_limits(
@@ -162,11 +211,3 @@ def bounded(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
         if rest := texts.total() - sum(times for _, times in shown):
             found.append(Refusal(rule, "", predictor, rest))
     return tuple(found)
-
-
-def _singles(edit: Edit) -> list[Edit]:
-    texts = [addressed(unit.strip()) for unit in split(edit.text)]
-    if edit.op not in ("add", "replace") or not texts:
-        return [edit]
-    first = replace(edit, text=texts[0])
-    return [first, *(replace(edit, op="add", text=text) for text in texts[1:])]

@@ -13,7 +13,7 @@ import dspy
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.backward import Backward
-from dspy_dlpo.descent.copies import CopyGuard
+from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.loop import Loop
 from dspy_dlpo.descent.requests import Requests
@@ -152,7 +152,7 @@ class Run:
             requests=requests,
             sources=Sources(
                 sources,
-                CopyGuard(self.data, instructions.values()),
+                Examples(self.data, instructions.values(), [each.signature for each in self.student.all_predictors]),
                 self.student.read_back,
                 protection,
                 num_candidates=settings.num_candidates,

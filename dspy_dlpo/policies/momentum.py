@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dspy_dlpo.core.likeness import alike
+from dspy_dlpo.core.likeness import normalised, same
 from dspy_dlpo.core.records import Point, StepRecord, UpdateRequest
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
@@ -15,9 +15,9 @@ class TextualMomentum(Policy):
     """Let past gradients join the update, so that a complaint that recurs weighs more.
 
     Each predictor has a memory of points. At every step the weight of each is multiplied by `decay`; a new point that
-    is `alike` one in memory (three quarters of their words in common) adds its weight to that one instead of being kept
-    beside it. The proposer sees the points of this step with what they have in memory added, and the heaviest of the
-    others. What an instruction says by now is left out.
+    says the same as one in memory (see `normalised`) adds its weight to that one instead of being kept beside it. The
+    proposer sees the points of this step with what they have in memory added, and the heaviest of the others. What an
+    instruction says by now is left out.
 
     Args:
         decay: What remains of a weight after one step, in [0, 1).
@@ -45,10 +45,11 @@ class TextualMomentum(Policy):
         remembered = [Point(text, (), weight) for text, weight in state.get(request.predictor, ())]
         points, rest = [], remembered
         for point in request.gradient.points:
-            same = [other for other in rest if alike(point.text, other.text)]
-            rest = [other for other in rest if other not in same]
-            points.append(replace(point, past=point.past + sum(other.past for other in same)))
-        said = [other for other in rest if any(alike(other.text, sentence) for sentence in request.sentences)]
+            equal = [other for other in rest if same(point.text, other.text)]
+            rest = [other for other in rest if other not in equal]
+            points.append(replace(point, past=point.past + sum(other.past for other in equal)))
+        sentences = {normalised(sentence) for sentence in request.sentences}
+        said = [other for other in rest if normalised(other.text) in sentences]
         gradient = replace(request.gradient, points=tuple(sorted(points, key=lambda point: -point.weight)))
         memory = [*request.memory, *(other for other in rest if other not in said)]
         return replace(request, gradient=gradient, memory=tuple(memory))
@@ -61,11 +62,11 @@ class TextualMomentum(Policy):
         for gradient in record.gradients:
             points = after.setdefault(gradient.predictor, [])
             for point in gradient.points:
-                same = next((known for known in points if alike(known[0], point.text)), None)
-                if same is None:
+                equal = next((known for known in points if same(known[0], point.text)), None)
+                if equal is None:
                     points.append([point.text, float(len(point.examples))])
                 else:
-                    same[1] += len(point.examples)
+                    equal[1] += len(point.examples)
         return {
             predictor: sorted((p for p in points if p[1] >= _FORGOTTEN), key=lambda p: -p[1])[: self.max_points]
             for predictor, points in after.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.likeness import words
+from dspy_dlpo.core.likeness import normalised
 from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.policies.base import Policy, State, StepContext
@@ -118,8 +118,8 @@ def _prunes(candidate: Candidate) -> bool:
 
 
 def _key(predictor: str, sentence: str) -> list[str]:
-    """Return a sentence by its words alone: in a list it gets the mark of an item, and at its end a full stop."""
-    return [predictor, *words(sentence)]
+    """Return a sentence without the mark of an item that it gets in a list, and the full stop at its end."""
+    return [predictor, normalised(sentence)]
 
 
 def _check_limit(request: UpdateRequest, max_tokens: int) -> None:

@@ -161,10 +161,17 @@ def _fields(reply: Any, question: Question) -> dict[str, str]:
     """Return the output fields of a reply; those it may leave out are empty then."""
     given = reply if isinstance(reply, Mapping) else dict(getattr(reply, "items", dict)())
     names = list(question.signature.output_fields)
-    fields = {name: given.get(name) or "" for name in names}
+    fields = {name: _as_text(given.get(name)) for name in names}
     if names[0] not in given or not all(isinstance(value, str) for value in fields.values()):
         raise TypeError(
             f"`{question.role}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
             f"string, but got {reply!r}."
         )
     return fields
+
+
+def _as_text(value: Any) -> Any:
+    """Return the value of a field as text: a typed field may hold a list, which the readers of replies know."""
+    if isinstance(value, list | tuple):
+        return json.dumps(list(value), ensure_ascii=False, default=str)
+    return value or ""

@@ -21,8 +21,9 @@ from dspy_dlpo.core.edits import Edit, apply, count_edits
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Point, TextualGradient, UpdateRequest
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.replies import read_edits
-from dspy_dlpo.descent.screening import screen, within_limits
+from dspy_dlpo.descent.examples import Examples
+from dspy_dlpo.descent.replies import read_edits, read_rewrite
+from dspy_dlpo.descent.screening import screen, up_to, within_limits
 from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, limits, numbered
 from dspy_dlpo.policies import StepContext, TextualDropout, TextualLearningRate, TextualRegularization
 
@@ -92,7 +93,7 @@ def broken_rules(text: str, request: UpdateRequest, protection: Protection, prot
 
 def enforced(edits: Sequence[Edit], request: UpdateRequest, protection: Protection) -> str | None:
     """Return the text that keeps every rule, as `Update` makes it; None if no edit is left."""
-    kept = screen(edits, request, lambda sentence: "").kept[: request.max_edits]
+    kept = up_to(screen(edits, request, Examples(None)).kept, request.max_edits)
     kept = within_limits(kept, request, lambda text: (text, protection.split("self", text)[0])).kept
     return apply(request.sentences, kept) if kept else None
 
@@ -112,8 +113,8 @@ def measure(signature: type[dspy.Signature], num_requests: int) -> Counter[str]:
         except AdapterParseError:
             counts["no reply"] += 1
             continue
-        edits = read_edits(reply, request.sentences)
         whole = signature is RewriteInstruction
+        edits = (read_rewrite if whole else read_edits)(reply, request.sentences)
         valid = [edit for edit in edits if -1 <= edit.at < len(request.sentences)]
         broken = broken_rules(reply if whole else apply(request.sentences, valid), request, protection, protected)
         text = enforced(edits, request, protection)

@@ -11,7 +11,7 @@ from dspy_dlpo.benchmarks.simulation.critic import Skills
 from dspy_dlpo.benchmarks.simulation.simulator import DIFFICULTIES, Difficulty, Simulation, simulation
 from dspy_dlpo.benchmarks.simulation.world import CUE, INSTRUCTION, Rule, WorldSettings
 from dspy_dlpo.core.sentences import split
-from dspy_dlpo.descent.copies import CopyGuard
+from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.runtime.data import prepare
 
 
@@ -99,10 +99,11 @@ def test_a_warning_takes_a_rule_back(sim: Simulation) -> None:
 def test_every_sentence_of_the_model_is_one_sentence_and_no_copy_of_an_example(difficulty: str) -> None:
     for seed in range(5):
         sim = simulation(difficulty, seed)
-        copies = CopyGuard(prepare(sim.task.trainset, sim.task.valset, 0), [INSTRUCTION])
+        of = Examples(prepare(sim.task.trainset, sim.task.valset, 0), [INSTRUCTION])
         sentences = [text for rule in sim.world.rules for text in (*map(rule.sentence, range(3)), rule.warning())]
         for sentence in [*sentences, *sim.world.useless]:
-            assert len(split(sentence)) == 1 and not copies(sentence)
+            assert len(split(sentence)) == 1
+            assert not (of.quoted(sentence) or of.is_sentence(sentence) or of.answer_in(sentence))
         assert len({rule.deed for rule in sim.world.rules}) == len(sim.world.rules)
 
 

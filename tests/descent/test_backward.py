@@ -7,14 +7,15 @@ from typing import Any
 import dspy
 import pytest
 
-from dspy_dlpo.core.records import Call, Candidate, Rollout, TextualGradient
+from dspy_dlpo.core.records import Call, Candidate, Refusal, Rollout, TextualGradient
 from dspy_dlpo.descent.backward import Backward
+from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.runtime.asking import Question
 from dspy_dlpo.runtime.data import prepare
 from tests.scripted import examples
 
 Reply = dict[str, str] | None
-NOTHING = {"requirements": "nothing", "input_complaint": "nothing"}
+NOTHING = {"requirements": "NOTHING", "input_complaint": "NOTHING"}
 
 
 class Critic:
@@ -62,7 +63,7 @@ def go_back(
     critic = Critic(answer)
     settings = {"show_gold": False, "top_score": 1.0, **settings}
     backward = Backward(critic, prepare(examples(10), None, seed=0), **settings)  # type: ignore[arg-type]  # A stand-in.
-    gradients, remarks = backward(Candidate({name: f"Be {name}." for name in predictors}), rollouts, step=0)
+    gradients, remarks, _ = backward(Candidate({name: f"Be {name}." for name in predictors}), rollouts, step=0)
     return critic, {gradient.predictor: gradient for gradient in gradients}, dict(remarks)
 
 
@@ -114,9 +115,9 @@ MERGE = (call("a", question=None), call("b", question=None), call("c", left=(0,)
         ("left:\n  1. Too long.\nright: No date.", {"a": "Too long.", "b": "No date."}),
         ("Too long.", {"a": "Too long.", "b": "Too long."}),
         ("Note: too long.", {"a": "Note: too long.", "b": "Note: too long."}),
-        ("left is fine.\nright: The text is correct.", {}),
+        ("NOTHING\nright: nothing", {}),
     ],
-    ids=["one", "Markdown", "lines below their name", "no name", "other word with a colon", "praise"],
+    ids=["one", "Markdown", "lines below their name", "no name", "other word with a colon", "nothing"],
 )
 def test_complaint_that_names_an_input_reaches_its_maker_alone(said: str, heard: dict[str, str]) -> None:
     critic, *_ = go_back([rollout(*MERGE)], of("c", input_complaint=said))
@@ -299,60 +300,36 @@ def test_complaint_that_names_a_call_goes_to_that_rollout(said: str, heard: dict
 # Bad replies and bad traces.
 
 
-@pytest.mark.parametrize(
-    ("said", "is_heard"),
-    [
-        ("The right answer is '{label}'.", False),
-        ("The model should have answered {label}, not 'by c'.", False),
-        ("The answer must be correct.", False),
-        ("The answer must be {label} for the first code.", True),
-        ("The answer must be 99 or {label}.", True),
-        ("The instruction should also say that the answer must be {label}.", False),
-    ],
-)
-def test_sentence_that_only_says_the_right_answer_of_its_example_is_no_point(said: str, is_heard: bool) -> None:
-    label = prepare(examples(10), None, seed=0)["train:0"].answer
-    said = said.format(label=label)
-    _, gradients, remarks = go_back([rollout(*CHAIN)], of("c", requirements=said))
-    assert [point.text for gradient in gradients.values() for point in gradient.points] == [said] * is_heard
-    assert remarks.get("a single answer", 0) == (not is_heard)
+def test_sentences_count_only_where_no_reply_of_the_step_keeps_to_the_form() -> None:
+    said = ["Sure, here is one:\n- Name the month.", "I'm sorry, but I can't help with that."]
+    replies = iter(said * 2)
+    _, gradients, _ = go_back(seven()[:2], lambda question: {**NOTHING, "requirements": next(replies)})
+    assert [(point.text, point.is_loose) for point in gradients["c"].points] == [("Name the month.", False)]
+    _, gradients, _ = go_back(seven()[:2], of("c", requirements="Name the month. Name the year."))
+    assert [point.is_loose for point in gradients["c"].points] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("said", "is_heard"),
-    [
-        ("The answer must be 'She is the cashier, so the answer is (A)'.", False),
-        ("Do not explain who she is, and give the letter alone.", True),
-        ("The system has three roles.", True),
-    ],
-)
-def test_sentence_that_quotes_what_was_answered_is_no_point(said: str, is_heard: bool) -> None:
-    given = Call("c", {"question": "Who is she?"}, {"answer": "She is the cashier, so the answer is (A)."})
-    _, gradients, remarks = go_back([rollout(given)], of("c", requirements=said))
-    assert [point.text for gradient in gradients.values() for point in gradient.points] == [said] * is_heard
-    assert remarks.get("a single answer", 0) == (not is_heard)
+def test_lines_that_are_no_requirement_are_kept_with_their_reason() -> None:
+    critic = Critic(of("c", requirements="Here you are:\n- Name the month.\nGood luck!"))
+    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)  # type: ignore[arg-type]  # A stand-in.
+    _, _, refusals = backward(Candidate({"c": "Be c."}), [rollout(*CHAIN)], step=0)
+    assert list(refusals) == [Refusal(LEFT_OUT, text, "c") for text in ("Here you are:", "Good luck!")]
 
 
-def test_what_the_instruction_should_say_is_taken_for_what_it_says() -> None:
-    said = "The instruction should also explicitly specify that the date must be in ISO format."
-    _, gradients, _ = go_back([rollout(*CHAIN)], of("c", requirements=said))
-    assert [point.text for point in gradients["c"].points] == ["The date must be in ISO format."]
+def test_critic_sees_the_whole_instruction() -> None:
+    critic = Critic(lambda question: NOTHING)
+    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)  # type: ignore[arg-type]  # A stand-in.
+    text = "".join(f"Rule {number} holds. " for number in range(2000))
+    backward(Candidate({"c": text}), [rollout(*CHAIN)], step=0)
+    assert critic.asked["c"][0].inputs["instruction"] == text
 
 
 @pytest.mark.parametrize(
     ("requirements", "about_input", "remarks"),
     [
-        ("nothing", "none.", {"nothing to change": 3}),
+        ("nothing", "NOTHING.", {"nothing to change": 3}),
         ("", "", {"nothing to change": 3}),
         ("<nothing>", "", {"nothing to change": 3}),
-        ("The answer is correct. Great job!", "The text is fine.", {"praise": 9, "nothing to change": 3}),
-        (
-            "The instruction does not specify it. This instruction is unclear. The instruction also lacks rules. "
-            "The instruction should be more specific. The model did not give the right answer, which is (B) The cook. "
-            "The instruction only mentions ten. This requirement is not met. The complaint states that it is wrong.",
-            "",
-            {"no requirement": 24, "nothing to change": 3},
-        ),
         ("Be brief. [4]", "", {"sentence for a call that does not exist": 1}),
         ("Be brief.", "0 text: Bad.", {"complaint about a call that does not exist": 1}),
         ("Be brief.", "question: Bad.", {"complaint about an input that does not exist": 1}),
@@ -362,8 +339,6 @@ def test_what_the_instruction_should_say_is_taken_for_what_it_says() -> None:
         "nothing",
         "empty",
         "nothing in brackets",
-        "praise",
-        "about the instruction",
         "call of a sentence",
         "call of a complaint",
         "input",
@@ -407,7 +382,7 @@ def test_empty_trace_and_predictors_that_never_ran_and_calls_left_out_are_counte
 # Reduction.
 
 
-def test_equal_points_become_one_with_their_examples_and_contradictions_are_named() -> None:
+def test_equal_points_become_one_with_their_examples_and_opposites_stay_apart() -> None:
     said = ["Always name the month.", "Never name the month.", "Be brief.", "Be brief!"]
 
     def answer(question: Question) -> Reply:
@@ -416,5 +391,4 @@ def test_equal_points_become_one_with_their_examples_and_contradictions_are_name
     _, gradients, _ = go_back(seven()[:4], answer)
     points = {point.text: point.weight for point in gradients["c"].points}
     assert list(points.items()) == [("Be brief.", 2), ("Always name the month.", 1), ("Never name the month.", 1)]
-    assert gradients["c"].contradictions == (("Always name the month.", "Never name the month."),)
     assert gradients["c"].blame == 1.0

@@ -14,8 +14,7 @@ from dspy_dlpo.core.edits import Edit, count_edits
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Candidate, Contrast, Point, Refusal, TextualGradient, UpdateRequest
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.replies import read_edits
-from dspy_dlpo.descent.screening import screen
+from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.sources.assembly import Sources
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
 from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
@@ -25,10 +24,6 @@ from dspy_dlpo.descent.step import Step
 from dspy_dlpo.policies import StepContext
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
-
-
-def no_cats(sentence: str) -> str:
-    return "copies an example" if "legs of a cat" in sentence else ""
 
 
 def rules_of(refusals: Sequence[Refusal]) -> dict[str, int]:
@@ -60,7 +55,7 @@ def proposed(sources: list[Source], asked: UpdateRequest, num_candidates: int, p
     walk: Any = None  # These sources learn from the step alone.
     Sources(
         sources,
-        no_cats,
+        Examples(None),
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
         num_candidates=num_candidates,
@@ -90,72 +85,17 @@ class Fixed(Source):
         return [[Change(self.asked, (edit,))] for edit in self.edits]
 
 
-@pytest.mark.parametrize(
-    ("reply", "edits"),
-    [
-        ('ADD "Be brief." BECAUSE it rambles', [Edit("add", 2, "Be brief.", "it rambles")]),
-        ("add: Be brief.", [Edit("add", 2, "Be brief.")]),
-        ('- **ADD** after 1: "Be brief."', [Edit("add", 0, "Be brief.")]),
-        ('REPLACE 2 WITH "Think hard." BECAUSE x', [Edit("replace", 1, "Think hard.", "x")]),
-        ("2) Replace sentence 2 with: Think hard.", [Edit("replace", 1, "Think hard.")]),
-        ("DELETE 3 BECAUSE it is wrong", [Edit("delete", 2, "", "it is wrong")]),
-        ("Remove 3", [Edit("delete", 2)]),
-        ("Here are my edits:\nDELETE 1\nI hope this helps.", [Edit("delete", 0)]),
-        ("REPLACE 2, BECAUSE: no text at all", []),
-        (
-            'ADD "Refuse because policy forbids it." BECAUSE x',
-            [Edit("add", 2, "Refuse because policy forbids it.", "x")],
-        ),
-        ('ADD "Answer only "yes" or "no"."', [Edit("add", 2, 'Answer only "yes" or "no".')]),
-        ('ADD "Be brief. BECAUSE it rambles."', [Edit("add", 2, "Be brief.", "it rambles.")]),
-        ('ADD "Be brief." BECAUSE it is "long"', [Edit("add", 2, "Be brief.", 'it is "long')]),
-        ('DELETE 1\nADD "Be brief and do not', [Edit("delete", 0)]),
-        ("", []),
-    ],
-)
-def test_edit_lines_are_read_as_models_write_them(reply: str, edits: list[Edit]) -> None:
-    assert read_edits(reply, SENTENCES) == edits
+def test_reply_without_an_edit_changes_nothing() -> None:
+    for reply in ("No edits are needed.", "Lies die Frage. Denk nach.", "I'm sorry, but I can't help with that."):
+        assert propose(reply, request()).candidates == ()
 
 
-def test_whole_rewrite_is_turned_into_edits() -> None:
-    edits = read_edits("Read the question. Think twice. Answer in one word. Be kind.", SENTENCES)
-    assert [(edit.op, edit.at, edit.text) for edit in edits] == [("replace", 1, "Think twice."), ("add", 2, "Be kind.")]
-
-
-def test_reasons_in_a_rewrite_are_no_sentences() -> None:
-    edits = read_edits("Read the question. BECAUSE it matters.\nThink twice.\nBECAUSE it is hard.", SENTENCES[:1])
-    assert [edit.text for edit in edits] == ["Think twice."]
-
-
-def test_sentence_about_the_instruction_is_taken_for_what_it_should_say_or_left_out() -> None:
-    text = "The instruction should state that names come first. The instruction must be clearer."
-    kept, refusals = screen([Edit("add", 2, text)], request(), lambda sentence: "")
-    assert [edit.text for edit in kept] == ["Names come first."]
-    assert rules_of(refusals) == {"nothing new": 1}
-
-
-def test_imperative_sentence_of_a_rewrite_is_not_taken_for_an_edit() -> None:
-    edits = read_edits("Add the numbers, then double them.\nDelete nothing.", ("Read. ",))
-    assert [edit.text for edit in edits if edit.text] == ["Add the numbers, then double them.", "Delete nothing."]
-
-
-@pytest.mark.parametrize(
-    ("edit", "rule"),
-    [
-        (Edit("replace", 0, "Skip the question entirely."), "frozen sentence"),
-        (Edit("delete", 7), "no such sentence"),
-        (Edit("add", 2, "Think about it!"), "nothing new"),
-        (Edit("add", 2, "  "), "nothing new"),
-        (Edit("add", 2, "item=."), "no sentence"),
-        (Edit("add", 2, "(8 times)"), "no sentence"),
-        (Edit("add", 2, "Give the number of legs of a cat as four."), "copies an example"),
-    ],
-)
-def test_edit_that_breaks_a_rule_is_refused_with_its_text(edit: Edit, rule: str) -> None:
-    asked = request(frozen=frozenset({0}))
-    kept, refusals = screen([edit], asked, no_cats)
-    text = asked.sentences[0].strip() if edit.op == "delete" and edit.at == 0 else edit.text.strip()
-    assert (kept, refusals) == ([], [Refusal(rule, text, "self")])
+def test_sentences_of_a_critic_that_did_not_keep_to_the_form_must_help() -> None:
+    gradient = TextualGradient("self", (Point("Count the letters.", ("train:0",), is_loose=True),))
+    asked = UpdateRequest("self", SENTENCES, gradient)
+    for reply in (None, 'ADD "count the letters"'):
+        (candidate,) = propose(reply, asked).candidates
+        assert [edit.must_help for edit in candidate.edits["self"]] == [True]
 
 
 def test_added_text_of_three_sentences_counts_as_three_edits() -> None:

@@ -23,7 +23,7 @@ from tests.scripted import fields, scripted_lm
             "DELETE 1\nDELETE 2\nDELETE 3\nDELETE 4\nDELETE 5\nADD Shout.",
             {"the bound on edits": 8, "protected text": 8},
         ),
-        ("word " * 500, {"`max_tokens`": 8, "protected text": 8, "broke a rule": 8}),
+        ("word " * 500, {"usable": 0, "broke a rule": 0}),
     ],
 )
 def test_enforcement_counts_what_a_model_breaks_and_nothing_is_broken_after_mending(

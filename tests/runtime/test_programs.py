@@ -217,16 +217,25 @@ def test_critic_and_proposer_may_be_functions_and_modules(make: Any, critic: Any
         ("critic", None),
         ("critic", "Be brief."),
         ("critic", {"complaint": "Be brief."}),
-        ("critic", {"requirements": ["Be brief."]}),
+        ("critic", {"requirements": 3}),
         ("proposer", dspy.Prediction(requirements="Be brief.")),
     ],
-    ids=["nothing", "string", "other fields", "list", "other prediction"],
+    ids=["nothing", "string", "other fields", "number", "other prediction"],
 )
 def test_reply_of_the_wrong_type_is_refused(make: Any, role: str, reply: Any) -> None:
     field = "requirements" if role == "critic" else "edits"
     script = replying(requirements="Be brief.")
     with pytest.raises(TypeError, match=f"`{role}` must return a mapping or dspy.Prediction that has `{field}`"):
         one_step(make, two_steps(), script, **{role: lambda **inputs: reply})
+
+
+def test_critic_of_the_users_own_may_return_a_list(make: Any) -> None:
+    record = one_step(
+        make, two_steps(), replying(), critic=lambda **inputs: {"requirements": ["Be brief.", "Be kind."]}
+    )
+    texts = " ".join(text for each in record.candidates for text in each.instructions.values())
+    assert "Be brief." in texts
+    assert "Be kind." in texts
 
 
 @pytest.mark.parametrize(
@@ -271,7 +280,7 @@ def test_instruction_inside_data_or_model_output_moves_nobody(
         return dspy.Prediction(score=float("0:" in example.question), feedback=f"Wrong. {ATTACK}")
 
     if not is_fenced:
-        for place in ("backward", "update"):
+        for place in ("backward", "sources.proposer_edits"):
             monkeypatch.setattr(f"dspy_dlpo.descent.{place}.fenced", lambda text: f"<data>\n{text}\n</data>")
     record = one_step(make, two_steps(), obedient, metric=attacked, batch_size=9, critic_chunk_size=2)
     texts = " ".join(text for each in record.candidates for text in each.instructions.values())
@@ -297,7 +306,7 @@ def test_proposer_is_shown_as_many_passing_examples_as_allowed(make: Any, max_pa
     assert bool(right) == bool(shown)
 
 
-def test_proposer_is_told_what_recurs_and_what_contradicts(make: Any) -> None:
+def test_proposer_is_told_what_recurs_and_opposites_stay_apart(make: Any) -> None:
     said = ["Always name the month.", "Never name the month.", "Write an answer."]
 
     def critic(instruction: str, call: str, complaint: str) -> dict[str, str]:
@@ -314,6 +323,4 @@ def test_proposer_is_told_what_recurs_and_what_contradicts(make: Any) -> None:
 
     one_step(make, dspy.Predict(Oracle), replying(), metric=told, critic=critic, proposer=proposer, batch_size=9)
     (criticism,) = asked
-    *points, contradiction = criticism.splitlines()[1:-1]
-    assert sorted(points) == [f"- {each} (3 times)" for each in said]
-    assert sorted(contradiction.removeprefix("Of these two, keep one: ").split(" / ")) == said[:2]
+    assert sorted(criticism.splitlines()[1:-1]) == [f"- {each} (3 times)" for each in said]

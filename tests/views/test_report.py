@@ -82,7 +82,7 @@ def made_up(num_steps: int = 12, say: Callable[[str], str] = said) -> DLPOResult
             Point(say(f"Name month {step} in the answer."), tuple(each.example for each in failures[start:end]), 0.5)
             for start, end in ((0, 3), (3, 4))
         )
-        gradient = TextualGradient(name, points, ((points[0].text, points[1].text),), 0.75)
+        gradient = TextualGradient(name, points, 0.75)
         edits = (
             Edit(
                 "replace", len(sentences) - 1, say(f"Name month {step} in each answer."), say("The month is missing.")

@@ -28,7 +28,7 @@ from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.choice import Choice
-from dspy_dlpo.descent.copies import CopyGuard
+from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.requests import Requests
 from dspy_dlpo.descent.sources.assembly import Sources
 from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
@@ -160,7 +160,9 @@ class _Search:
         self._requests = Requests(protection, Chain([]))
         self._sources = Sources(
             [CriticSentences(), ProposerEdits(self._ask), HalfStep()],
-            CopyGuard(self._data, self.student.instructions.values()),
+            Examples(
+                self._data, self.student.instructions.values(), [each.signature for each in student.all_predictors]
+            ),
             student.read_back,
             protection,
             num_candidates=settings.num_candidates,
@@ -180,7 +182,7 @@ class _Search:
             self.known.setdefault(candidate.id, candidate)
             step = Step(StepContext(next(self._steps), self._seed), candidate, minibatch, 1.0)
             step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
-            step.gradients, _ = self._backward(candidate, step.failures, step.ctx.step)
+            step.gradients, *_ = self._backward(candidate, step.failures, step.ctx.step)
             for gradient in step.gradients:
                 request = replace(self._requests.plain(candidate, gradient.predictor), gradient=gradient)
                 step.requests[gradient.predictor] = request

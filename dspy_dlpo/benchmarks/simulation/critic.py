@@ -122,8 +122,15 @@ class Writer:
 
     def criticise(self, user: str, rng: random.Random) -> str:
         """Write sentences to add, one per line."""
+        return "\n".join(self._said(user, rng)) or "nothing"
+
+    def require(self, user: str, rng: random.Random) -> str:
+        """Write requirements in the form in which our critic is asked for them."""
+        return "\n".join(f"- {sentence}" for sentence in self._said(user, rng)) or "NOTHING"
+
+    def _said(self, user: str, rng: random.Random) -> list[str]:
         sentences, harm = self.learn(user, rng)
-        return "\n".join([*sentences, *(rule.warning() for rule in sorted(harm, key=str))]) or "nothing"
+        return [*sentences, *(rule.warning() for rule in sorted(harm, key=str))]
 
     def advise(self, user: str, rng: random.Random) -> str:
         """Write sentences to add to the first module, as SIMBA wants them."""
@@ -234,8 +241,8 @@ class Writer:
 _OLD = ("current_instruction", "basic_instruction", "instruction")
 _ADVICE = ("dataset_description", "module_description")
 _ROLES: dict[str, Callable[[Writer, str, random.Random], str]] = {
-    "requirements": Writer.criticise,
-    "input_complaint": lambda *_: "nothing",
+    "requirements": Writer.require,
+    "input_complaint": lambda *_: "NOTHING",
     "edits": Writer.edit,
     "new_instruction": Writer.rewrite,
     "proposed_instruction": Writer.rewrite,

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from dspy_dlpo.core.edits import Edit, apply
-from dspy_dlpo.core.likeness import words
+from dspy_dlpo.core.likeness import normalised
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Candidate, Refusal
-from dspy_dlpo.descent.screening import Copies, bounded, screen, within_limits
+from dspy_dlpo.descent.examples import Examples
+from dspy_dlpo.descent.screening import bounded, screen, up_to, within_limits
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
@@ -23,7 +24,7 @@ class Sources:
 
     Args:
         sources: The sources, the one to be tried first at the beginning.
-        copies: By which rule a text copies an example, which no edit may.
+        examples: What no edit may copy.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         protection: Finds protected text.
         num_candidates: Most candidates per step.
@@ -32,14 +33,14 @@ class Sources:
     def __init__(
         self,
         sources: Sequence[Source],
-        copies: Copies,
+        examples: Examples,
         read_back: Callable[[str, str], str],
         protection: Protection,
         *,
         num_candidates: int,
     ) -> None:
         self._sources = sources
-        self._copies = copies
+        self._examples = examples
         self._read_back = read_back
         self._protection = protection
         self._num_candidates = num_candidates
@@ -79,13 +80,13 @@ class Sources:
                     }
                 if len(found) == self._num_candidates:
                     break
-        step.candidates, step.refusals = tuple(found.values()), bounded(refusals)
+        step.candidates, step.refusals = tuple(found.values()), bounded([*step.refusals, *refusals])
 
     def _screened(self, change: Change, refusals: list[Refusal]) -> Change:
         """Return the edits of a change that keep the rules one by one, as many as the cap allows."""
-        kept, refused = screen(change.edits, change.request, self._copies)
+        kept, refused = screen(change.edits, change.request, self._examples)
         refusals += refused
-        return Change(change.request, tuple(kept[: change.request.max_edits]))
+        return Change(change.request, tuple(up_to(kept, change.request.max_edits)))
 
     def _candidate(self, incumbent: Candidate, changes: Proposal, refusals: list[Refusal]) -> Candidate:
         """Return the incumbent with those edits that keep the limits together."""
@@ -111,4 +112,4 @@ def _sense(changes: Proposal) -> frozenset[tuple[str, str, int, str]]:
 
 
 def _act(edit: Edit) -> tuple[str, int, str]:
-    return edit.op, edit.at, " ".join(words(edit.text))
+    return edit.op, edit.at, normalised(edit.text)

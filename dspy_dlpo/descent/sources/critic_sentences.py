@@ -23,6 +23,8 @@ class CriticSentences(Source):
         changes = []
         for request in step.requests.values():
             end = len(request.sentences) - 1
-            edits = tuple(Edit("add", end, point.text, REASON) for point in request.gradient.points)
+            edits = tuple(
+                Edit("add", end, point.text, REASON, must_help=point.is_loose) for point in request.gradient.points
+            )
             changes.append(Change(request, edits))
         return combined(changes)
