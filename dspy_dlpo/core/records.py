@@ -27,6 +27,8 @@ class Spending:
         output_tokens: Tokens received.
         seconds: Time during which it ran. Calls in parallel add up.
         cost: Dollars; None if the price of any call is unknown, which is not the same as 0.
+        empty_replies: Replies of a language model that held nothing.
+        cut_off_replies: Replies that ended at the limit of their length.
     """
 
     metric_calls: int = 0
@@ -35,6 +37,8 @@ class Spending:
     output_tokens: int = 0
     seconds: float = 0.0
     cost: float | None = 0.0
+    empty_replies: int = 0
+    cut_off_replies: int = 0
 
     @property
     def tokens(self) -> int:
@@ -63,6 +67,8 @@ class Spending:
             self.output_tokens + other.output_tokens,
             self.seconds + other.seconds,
             None if self.cost is None or other.cost is None else self.cost + other.cost,
+            self.empty_replies + other.empty_replies,
+            self.cut_off_replies + other.cut_off_replies,
         )
 
 
@@ -101,6 +107,8 @@ class Rollout:
         spent: What the run cost, calls of language models inside the metric included.
         repeat: Which of the runs of this candidate on this example it is, from 0.
         lost: Whether a failing language model or the time limit ended it: then it says nothing about the candidate.
+        refused: Whether a language model refused a request of it, as with a status of 400. It counts as a failure of
+            the program, unless nothing but refusals follow.
         num_calls: How many predictor calls there were; of very many, not all are kept.
         predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
         strangers: What to call the predictors that ran and are none of the program's.
@@ -116,6 +124,7 @@ class Rollout:
     spent: Spending = Spending()
     repeat: int = 0
     lost: bool = False
+    refused: bool = False
     num_calls: int = 0
     predictor_feedback: Mapping[str, str] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()
@@ -354,6 +363,7 @@ class StepRecord:
         best_examples: On how many of them that is; 0 if that is not known.
         unparsed: Critic and proposer calls so far without a usable reply, even when asked for again.
         lost: Rollouts lost by the end of the step to failing language models or the time limit.
+        errors: Rollouts by the end of the step in which the program or the metric raised; they score `failure_score`.
         spent: What the run had cost by the end of the step.
     """
 
@@ -377,6 +387,7 @@ class StepRecord:
     best_examples: int = 0
     unparsed: int = 0
     lost: int = 0
+    errors: int = 0
     spent: Spending = Spending()
 
     @property
@@ -429,6 +440,9 @@ class StepRecord:
             **self.spent.figures(),
             "unparsed": self.unparsed,
             "lost": self.lost,
+            "errors": self.errors,
+            "empty_replies": self.spent.empty_replies,
+            "cut_off_replies": self.spent.cut_off_replies,
         }
 
 

@@ -11,6 +11,7 @@ from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.statistics import Gain, looks
 from dspy_dlpo.descent.trial import decide
 from dspy_dlpo.runtime.budget import BudgetSpent
+from dspy_dlpo.runtime.faults import FATAL
 from dspy_dlpo.runtime.forward import Forward
 
 
@@ -80,7 +81,7 @@ class Choice:
         decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
         Where the budget ends before that is decided, the best stays; before it is paid, the examples that are decide.
         """
-        with suppress(BudgetSpent):
+        with suppress(BudgetSpent, *FATAL):  # An outage goes on here, perhaps.
             self._forward.pay_for_scores(self._student, self._valset)
             self._forward.pay_for_scores(self._last, self._screen)
             if self._lead(self._last, self.best) > 0:

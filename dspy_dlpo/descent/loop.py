@@ -17,13 +17,13 @@ from dspy_dlpo.descent.selectors import ComponentSelector
 from dspy_dlpo.descent.sources.assembly import Sources
 from dspy_dlpo.descent.sources.pruning import written_for
 from dspy_dlpo.descent.step import Step
-from dspy_dlpo.descent.stopping import Stopping
+from dspy_dlpo.descent.stopping import Stopping, early_end
 from dspy_dlpo.descent.trial import Race
 from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.policies.base import StepContext
 from dspy_dlpo.policies.chain import Chain
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
-from dspy_dlpo.runtime.faults import check_first_minibatch
+from dspy_dlpo.runtime.faults import FATAL, Outage, check_first_minibatch
 from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
 from dspy_dlpo.runtime.reach import check_reach
@@ -73,11 +73,10 @@ class Loop:
             while not walk.stopped:
                 self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
                 self.listener.on_step_end(self.step(walk))
-        except BudgetSpent as limit:
-            walk.stopped = str(limit)
+        except (BudgetSpent, *FATAL) as limit:
+            walk.stopped = early_end(walk, limit)
         self.budget.reserve = 0
         walk.gain = walk.choice.conclude()
-        self.ledger.settle()
         return walk
 
     def step(self, walk: Walk) -> StepRecord:
@@ -105,6 +104,8 @@ class Loop:
                 step.race, step.trial = self.race(incumbent, step.candidates, thresholds, self.fresh(step, walk))
                 if step.trial.accepted:  # Accept or refuse.
                     walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)
+        except Outage:
+            raise  # Without a record: a resumed run takes the step again.
         except BudgetSpent as limit:
             step.limit = str(limit)
         record = step.record(
@@ -112,6 +113,7 @@ class Loop:
             best_score=walk.choice.best_score,
             unparsed=self.backward.ask.unparsed + self.sources.unparsed,
             lost=self.forward.lost,
+            errors=self.forward.errors,
             spent=self.budget.spent,
         )
         made_calls, has_gained = record.spent.metric_calls > before, walk.choice.num_gains > gains

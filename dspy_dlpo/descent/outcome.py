@@ -35,6 +35,9 @@ class RunResult:
         run: What it was made with.
         val_subscores: The score of each candidate on each validation example that it was scored on, by the example's
             name: `val:3` is `valset[3]`, and `train:3`, of a valset that was held out, is `trainset[3]`.
+        lost: Rollouts lost to failing language models or the time limit, those of the final choice included. With a
+            `log_dir`, the same call tries those again that no completed step has built on.
+        errors: Rollouts in which the program or the metric raised; they score `failure_score`.
     """
 
     candidates: tuple[Candidate, ...]
@@ -51,6 +54,8 @@ class RunResult:
     failure_score: float
     run: RunInfo
     val_subscores: tuple[Mapping[str, float], ...] = ()
+    lost: int = 0
+    errors: int = 0
 
     @property
     def best(self) -> Candidate:

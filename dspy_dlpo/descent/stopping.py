@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,9 +12,27 @@ from dspy_dlpo.descent.sampling import Sampler
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
+from dspy_dlpo.runtime.faults import Outage
 from dspy_dlpo.runtime.forward import Forward
+from dspy_dlpo.runtime.secrets import redacted
 
 MAX_IDLE_STEPS = 10
+_logger = logging.getLogger(__name__)
+
+
+def early_end(walk: Walk, limit: Exception) -> str:
+    """Return why a run ends within a step: for a limit, or for a language model that fails for good.
+
+    Raises:
+        Exception: `limit` itself, if it is a failure and nothing was found by then that could be lost.
+    """
+    is_failure = isinstance(limit, Outage) or not isinstance(limit, BudgetSpent)
+    if is_failure and not any(record.candidates for record in walk.history):
+        raise limit
+    reason = redacted(str(limit))
+    if is_failure:
+        _logger.warning("The run ends early, with the best so far: %s", reason)
+    return reason
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.ledger import Ledger
-from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.metric import Metric, snapped
 from dspy_dlpo.runtime.prices import Prices, dollars
 from dspy_dlpo.runtime.program import Student
 
@@ -50,7 +50,7 @@ class Diagnosis:
     @property
     def score(self) -> float:
         """Mean over the examples of their mean scores."""
-        return fmean(map(fmean, self.scores.values()))
+        return snapped(fmean(map(fmean, self.scores.values())), self.score_range)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -112,7 +112,7 @@ class Diagnosis:
             The gain, on the metric's scale; above `headroom` if so few examples cannot show any. NaN if no example
             failed, so that there is nothing to gain.
         """
-        losses = [self.score_range[1] - fmean(scores) for scores in self.scores.values()]
+        losses = [self.score_range[1] - snapped(fmean(scores), self.score_range) for scores in self.scores.values()]
         if not any(losses):
             return math.nan
         typical = fmean(loss**2 for loss in losses) / fmean(losses)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
+from dspy.utils.exceptions import AdapterParseError
 
+from dspy_dlpo.core.plain import well_formed
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.runtime.budget import Budget
-from dspy_dlpo.runtime.faults import FATAL, GOES_ON, is_outside, unbroken
+from dspy_dlpo.runtime.faults import FATAL, GOES_ON, Outage, is_outside, retries_of, short, unbroken
 from dspy_dlpo.runtime.ledger import Ledger
 from dspy_dlpo.runtime.metering import metered
+from dspy_dlpo.runtime.secrets import redacted, secrets_of
 from dspy_dlpo.runtime.threads import run_in_threads
 
 Fields = Mapping[str, str]
-_Answer = tuple[dict[str, Any], Spending, LMError | None]
-_OUTAGES = 2  # Rounds in a row in which nothing was reached.
+_Answer = tuple[dict[str, Any], Spending, Exception | None]
+_OUTAGES = 3  # Rounds in a row in which nothing was reached.
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ class Asker:
     """Puts questions to one language model.
 
     A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
-    failed call that might have gone well (a dropped connection, one that hangs); a resumed run asks again, unless later
-    steps built on the failure. What no retry can mend is raised.
+    failed call (a dropped connection, one that hangs, one that is refused for its content or its length); a resumed run
+    asks again, unless later steps built on the failure. The step goes on with what else it has. What no retry can mend,
+    such as a wrong key, is raised.
 
     Args:
         lm: The language model. A copy of it is asked, so that its history stays as it is.
@@ -79,8 +84,9 @@ class Asker:
         self._budget = budget
         self._num_threads = num_threads
         self._timeout = timeout
-        self._ever_answered = False
-        self._outages = 0
+        self._outages: list[Question] = []  # What was asked in the last rounds, of which none was reached.
+        self._rounds = 0
+        self._told: set[str] = set()
         self.unparsed = 0
 
     def __call__(self, questions: Sequence[Question]) -> list[Fields | None]:
@@ -88,8 +94,9 @@ class Asker:
 
         Raises:
             BudgetSpent: If the budget ends on the way.
-            dspy.LMError: If the model fails in a way that no retry can mend, or fails on all of the first questions.
-            RuntimeError: If it cannot be reached for any question, in two calls in a row.
+            dspy.LMError: If the model fails in a way that no retry can mend.
+            Outage: If it cannot be reached for any question in three calls in a row, or the critic, without whom there
+                is nothing to propose, answers none.
         """
         replies: list[dict[str, Any] | None] = [None] * len(questions)
         missing = []
@@ -99,7 +106,7 @@ class Asker:
                 self._budget.charge(spent)
             else:
                 missing.append(index)
-        failures: list[LMError] = []
+        failures: list[Exception] = []
         abandoned: list[str] = []
 
         def keep(number: int, answer: _Answer | None) -> None:
@@ -115,38 +122,61 @@ class Asker:
 
         asks = [partial(self._ask, questions[index]) for index in missing]
         run_in_threads(asks, keep, num_threads=self._num_threads, timeout=self._timeout)
-        if failures and len(failures) == len(questions) and not self._ever_answered:
-            raise failures[0]
-        unreached = [*filter(is_outside, failures), *abandoned]
+        problems = [self._words(failure) for failure in failures] + abandoned
+        if problems:
+            self._tell(questions[0].role, problems[-1], len(problems), len(questions))
+        is_critic = bool(questions) and questions[0].role == "critic"
+        unreached = len(abandoned) + sum(is_critic or is_outside(failure) for failure in failures)
         if questions:
-            self._outages = self._outages + 1 if len(unreached) == len(questions) else 0
-        if self._outages == _OUTAGES:
-            raise RuntimeError(
+            is_down = unreached == len(questions)
+            self._rounds = self._rounds + 1 if is_down else 0
+            self._outages = [*self._outages, *questions] if is_down else []
+        if self._rounds >= _OUTAGES:
+            self._ledger.unsettle_replies(question.key for question in self._outages)  # Whatever was made of them.
+            raise Outage(
                 f"{questions[0].role.capitalize()} could not be reached in {_OUTAGES} rounds in a row. The last error "
-                f"was: {unreached[-1]}. {GOES_ON}"
+                f"was: {problems[-1]}. {GOES_ON}"
             )
         fields = [reply.get("fields") if reply else None for reply in replies]
-        self._ever_answered |= any(field is not None for field in fields)
         self.unparsed += sum(field is None for field in fields)
         return fields
 
+    def _words(self, failure: Exception) -> str:
+        return short(redacted(f"{type(failure).__name__}: {failure}", secrets_of([self._lm])))
+
+    def _tell(self, role: str, problem: str, num_failed: int, num_asked: int) -> None:
+        """Log the first failure of each kind."""
+        kind = problem.partition(":")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            _logger.warning(
+                "%d of %d calls of the %s failed, the first with this kind of error: %s. The run goes on without them.",
+                num_failed,
+                num_asked,
+                role,
+                problem,
+            )
+
     def _ask(self, question: Question) -> _Answer:
         self._budget.check()
-        fields, failure = None, None
+        fields: Fields | None = None
+        failure: Exception | None = None
         module = self._module or dspy.Predict(question.signature)
         with metered(self._budget.prices, trace=[]) as meter:
             for attempt in range(2):
                 try:
                     with dspy.context(lm=self._lm.copy(**self._config(question, attempt))):
-                        fields = _fields(unbroken(partial(module, **question.inputs)), question)
-                    break
+                        reply = unbroken(partial(module, **question.inputs), retries_of(self._lm))
                 except AdapterParseError:
                     continue
                 except FATAL:
                     raise
-                except LMError as error:
+                except Exception as error:  # A user's critic raises anything, and so does a parser of DSPy's.
                     failure = error
+                    _logger.debug("%s: %s", question.name, self._words(error), exc_info=error)
                     break
+                fields = _fields(reply, question)
+                break
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:
@@ -167,7 +197,7 @@ def _fields(reply: Any, question: Question) -> dict[str, str]:
             f"`{question.role}` must return a mapping or dspy.Prediction that has `{names[0]}` as a "
             f"string, but got {reply!r}."
         )
-    return fields
+    return {name: well_formed(value) for name, value in fields.items()}
 
 
 def _as_text(value: Any) -> Any:

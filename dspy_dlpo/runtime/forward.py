@@ -12,9 +12,9 @@ from dspy_dlpo.core.records import Candidate, Rollout
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.executor import Threads
-from dspy_dlpo.runtime.faults import Faults
+from dspy_dlpo.runtime.faults import Faults, Outage
 from dspy_dlpo.runtime.ledger import Ledger
-from dspy_dlpo.runtime.metric import Metric
+from dspy_dlpo.runtime.metric import Metric, snapped
 from dspy_dlpo.runtime.program import Student
 from dspy_dlpo.runtime.rollout import RolloutSettings, Task
 
@@ -44,6 +44,7 @@ class Forward:
 
     Attributes:
         lost: Rollouts that were lost.
+        errors: Rollouts in which the program or the metric raised.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Forward:
         self._top_score = metric.score_range[1]
         self._met: dict[_Key, float] = {}
         self._lost: set[_Key] = set()
+        self._errors: set[_Key] = set()
+        self._score_range = metric.score_range
         self._faults = Faults(max_lost_share)
         settings = RolloutSettings(failure_score, budget.prices, timeout, max_chars)
         self._execute = Threads(student, metric, settings, num_threads)
@@ -76,6 +79,11 @@ class Forward:
     def lost(self) -> int:
         """How many rollouts were lost."""
         return len(self._lost)
+
+    @property
+    def errors(self) -> int:
+        """In how many rollouts the program or the metric raised; those that were lost are not among them."""
+        return len(self._errors)
 
     def __call__(self, pairs: Iterable[tuple[Candidate, str]]) -> list[Rollout]:
         """Return the rollout of each pair of a candidate and an example's name, paying for those not yet paid.
@@ -86,12 +94,12 @@ class Forward:
             BudgetSpent: If the budget cannot pay for all of them: then none is run; or if it ends on the way.
             MetricError: If the metric returns something that is no score.
             dspy.LMError: If a language model fails in a way that no retry can mend.
-            RuntimeError: If too many rollouts were lost.
+            Outage: If too many rollouts were lost, or all are refused that were answered before.
         """
         pairs = list(pairs)
         self.pay(pairs)
         repeats = ([self._ledger.rollout(*key) for key in self._keys(*pair)] for pair in pairs)
-        return [_merged([rollout for rollout in each if rollout]) for each in repeats]
+        return [self._merged([rollout for rollout in each if rollout]) for each in repeats]
 
     def pay(self, pairs: Iterable[tuple[Candidate, str]]) -> None:
         """Do what a call does, but return nothing; `known_scores` then has the scores."""
@@ -115,14 +123,18 @@ class Forward:
         def keep(index: int, rollout: Rollout) -> None:
             self._ledger.add_rollout(rollout)
             self._meet(keys[index], rollout)
-            self._faults.count(rollout)
+            try:
+                self._faults.count(rollout)
+            except Outage as outage:
+                self._lose(outage.lost)
+                raise
 
         self._execute(list(missing.values()), self._budget.check, keep)
 
     def score(self, candidate: Candidate, example: str) -> float | None:
         """Return a candidate's mean score on an example, None if this run has not met it or has lost it."""
         met = [self._met[key] for key in self._keys(candidate, example) if key in self._met]
-        return fmean(met) if met else None
+        return snapped(fmean(met), self._score_range) if met else None
 
     def passes(self, candidate: Candidate, example: str) -> bool:
         """Whether a candidate is known to reach the top score on an example."""
@@ -159,11 +171,21 @@ class Forward:
             self._lost.add(key)
         else:
             self._met[key] = rollout.score
+            if rollout.error:
+                self._errors.add(key)
         self._budget.charge(rollout.spent)
 
+    def _lose(self, rollouts: Iterable[Rollout]) -> None:
+        """Let rollouts count as lost that counted as failures of the program; a resumed run tries them again."""
+        for rollout in rollouts:
+            key = rollout.candidate, rollout.example, rollout.repeat
+            self._met.pop(key, None)
+            self._errors.discard(key)
+            self._lost.add(key)
+            self._ledger.unsettle(rollout.candidate, rollout.example)
 
-def _merged(repeats: Sequence[Rollout]) -> Rollout:
-    kept = [rollout for rollout in repeats if not rollout.lost] or repeats
-    worst = min(kept, key=lambda rollout: rollout.score)
-    spent = reduce(add, (rollout.spent for rollout in repeats))
-    return replace(worst, score=fmean(rollout.score for rollout in kept), spent=spent)
+    def _merged(self, repeats: Sequence[Rollout]) -> Rollout:
+        kept = [rollout for rollout in repeats if not rollout.lost] or repeats
+        worst = min(kept, key=lambda rollout: rollout.score)
+        spent = reduce(add, (rollout.spent for rollout in repeats))
+        return replace(worst, score=snapped(fmean(each.score for each in kept), self._score_range), spent=spent)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -227,6 +227,11 @@ class Ledger:
         """Let the rollouts of a candidate, on one example or on all, be tried again on resume."""
         where = "candidate = ?1 AND (?2 IS NULL OR example = ?2)"
         self._write(f"UPDATE rollouts SET settled = 0 WHERE {where}", candidate, example)
+
+    def unsettle_replies(self, keys: Iterable[str]) -> None:
+        """Let questions to critic or proposer be put again on resume."""
+        for key in keys:
+            self._write("UPDATE replies SET settled = 0 WHERE key = ?", key)
 
     def settle(self) -> None:
         """Let the failures so far stand: what follows builds on them."""

@@ -43,6 +43,7 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
         self._prices = prices
         self._lock = threading.Lock()
         self._costs: dict[int, tuple[dict[str, Any], float | None]] = {}  # By the identity of the usage.
+        self._num_empty = self._num_cut_off = 0
         self.watch = watch
         self.seconds = 0.0
         self.is_closed = False
@@ -61,6 +62,8 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
     def append(self, entry: dict[str, Any]) -> None:
         """Note what a call cost, and shorten its long contents in DSPy's histories, where they would stay."""
         self._costs[id(entry["usage"])] = entry["usage"], entry.get("cost")
+        self._num_empty += _is_empty(entry)
+        self._num_cut_off += _is_cut_off(entry)
         messages = entry.get("messages") or ()
         if self.watch:
             self.watch(messages)
@@ -86,7 +89,7 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
         """What has been spent below."""
         with self._lock:
             calls = [(model, usage) for model, usages in self.usage_data.items() for usage in usages]
-        spent = Spending(seconds=self.seconds)
+        spent = Spending(seconds=self.seconds, empty_replies=self._num_empty, cut_off_replies=self._num_cut_off)
         for model, usage in calls:
             spent += Spending(
                 lm_calls=1,
@@ -112,6 +115,20 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         return self
+
+
+def _is_empty(entry: Mapping[str, Any]) -> bool:
+    """Whether a reply has neither text nor a call of a tool."""
+    texts = [text for text in entry.get("outputs") or () if not isinstance(text, Mapping) or text.get("text")]
+    calls = [text for text in entry.get("outputs") or () if isinstance(text, Mapping) and text.get("tool_calls")]
+    return not calls and not any(str(text).strip() for text in texts)
+
+
+def _is_cut_off(entry: Mapping[str, Any]) -> bool:
+    """Whether a reply ended at the limit of its length, as told by DSPy's client or by litellm."""
+    response = entry.get("response")
+    choices = getattr(response, "choices", None) or [response]
+    return any(getattr(choice, "finish_reason", None) == "length" for choice in choices)
 
 
 @contextmanager

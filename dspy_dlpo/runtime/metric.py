@@ -17,7 +17,24 @@ from dspy_dlpo.runtime.data import place
 from dspy_dlpo.runtime.program import call
 from dspy_dlpo.runtime.waiting import finish
 
+_TOLERANCE = 1e-5  # Of the width of the score range: sums of decimals and numbers of 32 bits miss a bound by less.
+_GEPA = ["pred_name", "pred_trace"]
 _logger = logging.getLogger(__name__)
+
+
+def snapped(score: float, score_range: tuple[float, float]) -> float:
+    """Return a score, or the end of the range that it equals but for rounding.
+
+    Every score passes here once it is known, and every mean of scores, so that whoever asks whether one is perfect
+    compares exact numbers.
+
+    >>> snapped(0.7 + 0.2 + 0.1, (0.0, 1.0)), snapped(1.0000002, (0.0, 1.0)), snapped(0.999, (0.0, 1.0))
+    (1.0, 1.0, 0.999)
+    """
+    for bound in score_range:
+        if abs(score - bound) <= _TOLERANCE * (score_range[1] - score_range[0]):
+            return float(bound)
+    return score
 
 
 @dataclass(frozen=True)
@@ -26,8 +43,8 @@ class Metric:
 
     Args:
         function: Takes `(example, prediction)`, DSPy's `(example, prediction, trace)` or GEPA's `(gold, pred, trace,
-            pred_name, pred_trace)`; a coroutine function is awaited, and a `dspy.Module` whose `forward` or `aforward`
-            does is a metric too. Returns a number, a bool, or
+            pred_name, pred_trace)`, and options of its own that have defaults; a coroutine function is awaited, and a
+            `dspy.Module` whose `forward` or `aforward` does is a metric too. Returns a number, a bool, or
             `dspy.Prediction(score=..., feedback=...)`. It is called with `trace=None`, since some of DSPy's metrics
             return a bool otherwise.
         score_range: Lowest and highest score.
@@ -44,24 +61,27 @@ class Metric:
 
     @cached_property
     def num_arguments(self) -> int:
-        """How many positional arguments the metric is called with: 5, 3 or 2, the most it takes."""
+        """How many positional arguments the metric is called with: 5, 3 or 2.
+
+        Options of its own, which have names and defaults of their own, keep their defaults.
+        """
         if not callable(self.function):
             raise TypeError(f"`metric` must be callable, but got {self.function!r}.")
         function = self.function
         if isinstance(function, dspy.Module):  # Asked of the class: DSPy warns of `module.forward`.
             kind = type(function)
             function = MethodType(kind.forward if hasattr(kind, "forward") else kind.aforward, function)
-        signature = inspect.signature(function)
-        for number in (5, 3, 2):
-            try:
-                signature.bind(*[None] * number)
-                return number
-            except TypeError:
-                continue
-        raise TypeError(
-            f"`metric` must take (example, pred), (example, pred, trace) or GEPA's (gold, pred, trace, pred_name, "
-            f"pred_trace), but {getattr(function, '__name__', function)} takes {signature}."
-        )
+        try:
+            signature: Any = inspect.signature(function)
+            number = _num_arguments(signature)
+            signature.bind(*[None] * number)
+        except (TypeError, ValueError) as error:
+            taken = f"takes {signature}" if isinstance(error, TypeError) else "does not say what it takes"
+            raise TypeError(
+                f"`metric` must take (example, pred), (example, pred, trace) or GEPA's (gold, pred, trace, pred_name, "
+                f"pred_trace), but {getattr(function, '__name__', function)} {taken}."
+            ) from error
+        return number
 
     def __call__(self, example: dspy.Example, prediction: Any, name: str) -> tuple[float, str]:
         """Score a prediction; `name` is the example's, for error messages.
@@ -81,7 +101,14 @@ class Metric:
                 f"`metric` returned {value!r} for {place(name)}; it must return a number (higher is better) or "
                 "Prediction(score, feedback)."
             )
-        score = float(value)
+        try:
+            number = value.item() if callable(getattr(value, "item", None)) else value  # Of NumPy, of a tensor.
+            score = snapped(float(number), self.score_range)
+        except (TypeError, ValueError, RuntimeError) as error:  # An array or tensor of several numbers.
+            raise MetricError(
+                f"`metric` returned {value!r} for {place(name)}, which is not one number ({error}). Return one number, "
+                "such as the mean."
+            ) from error
         low, high = self.score_range
         if not (math.isfinite(score) and low <= score <= high):
             raise MetricError(
@@ -115,6 +142,18 @@ class Metric:
         if isinstance(self.function, dspy.Module):
             return call(self.function, *arguments)
         return finish(self.function(*arguments))
+
+
+def _num_arguments(signature: inspect.Signature) -> int:
+    parameters = [*signature.parameters.values()]
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    required = sum(each.default is each.empty for each in named)
+    if required > 3 or [each.name for each in named[3:5]] == _GEPA:
+        return 5
+    takes_any = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if required == 3 or any("trace" in each.name for each in named[2:3]) or (takes_any and len(named) < 3):
+        return 3
+    return 2
 
 
 def _feedback(value: Any) -> str:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
 
+from dspy_dlpo.core.plain import well_formed
 from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending
-from dspy_dlpo.runtime.faults import FATAL, is_outside, unbroken
+from dspy_dlpo.runtime.faults import FATAL, is_outside, is_refusal, retries_of, unbroken
 from dspy_dlpo.runtime.inherit import threads_inherit_context
 from dspy_dlpo.runtime.metering import Meter, metered
 from dspy_dlpo.runtime.metric import Metric, MetricError
 from dspy_dlpo.runtime.prices import Prices
 from dspy_dlpo.runtime.program import Student, in_one_line
+from dspy_dlpo.runtime.secrets import redacted, secrets_of
 from dspy_dlpo.runtime.trace import Recorder, shorten
 
+BY_METRIC = "The metric raised "
+"""How the error of a rollout begins whose program was fine."""
+
 _LAST_CALLS = 1.0  # Seconds for calls that are under way when the program returns.
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,10 @@ def rollout(
     copy = student.copy(task.candidate, task.repeat)
     recorder: Recorder | None = None
     traced = task.name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
-    prediction, feedback, error, lost = None, "", "", False
+    prediction, feedback, error, lost, refused = None, "", "", False, False
+    is_scored = False
     predictor_feedback: dict[str, str] = {}
+    secrets = secrets_of([*student.models, copy.lm])
 
     prompts = _Prompts(copy.instructions)
     counted = meter or Meter(settings.prices)
@@ -99,7 +108,8 @@ def rollout(
 
     with metered(settings.prices, counted, trace=[], lm=copy.lm), threads_inherit_context():
         try:
-            prediction = unbroken(run)
+            prediction = unbroken(run, max((retries_of(lm) for lm in student.models), default=0))
+            is_scored = True
             score, feedback = metric(example, prediction, task.name)
             if recorder and metric.num_arguments == 5 and score < metric.score_range[1]:
                 predictor_feedback = metric.on_predictors(example, prediction, recorder.trace(), feedback)
@@ -109,8 +119,11 @@ def rollout(
             causes = [problem, *(recorder.errors if recorder else ())]  # `dspy.Parallel` swallows the first cause.
             if fatal := next((cause for cause in causes if isinstance(cause, FATAL)), None):
                 raise fatal from problem
-            score, error = settings.failure_score, f"{type(problem).__name__}: {problem}"
-            lost = any(map(is_outside, causes))
+            score, lost = settings.failure_score, any(map(is_outside, causes))
+            refused = not lost and any(map(is_refusal, causes))
+            words = f"{type(problem).__name__}: {problem}"
+            error = redacted(f"{BY_METRIC if is_scored else ''}{words}", secrets)
+            _logger.debug("%s: %s", task.name, error, exc_info=problem)
         if recorder:
             recorder.wait(_LAST_CALLS)
     calls = recorder.calls(prediction) if recorder else ()
@@ -118,14 +131,15 @@ def rollout(
         candidate=task.candidate.id,
         example=task.name,
         score=score,
-        feedback=shorten(feedback, max_chars),
+        feedback=shorten(well_formed(feedback), max_chars),
         error=shorten(error, max_chars),
-        calls=calls,
+        calls=tuple(replace(call, error=redacted(call.error, secrets)) for call in calls),
         spent=replace(counted.spent, metric_calls=1),
         repeat=task.repeat,
         lost=lost,
+        refused=refused,
         num_calls=recorder.num_calls if recorder else 0,
-        predictor_feedback={each: shorten(text, max_chars) for each, text in predictor_feedback.items()},
+        predictor_feedback={each: shorten(well_formed(text), max_chars) for each, text in predictor_feedback.items()},
         strangers=tuple(dict.fromkeys(filter(None, map(copy.stranger, recorder.unnamed() if recorder else ())))),
         unsent=prompts.unsent(calls),
     )

@@ -18,6 +18,7 @@ import pydantic
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
+from dspy_dlpo.core.plain import well_formed
 from dspy_dlpo.core.records import Call
 
 _MAX_CALLS = 200
@@ -317,7 +318,7 @@ def _without(text: str, part: str) -> str:
 
 def as_text(value: Any) -> str:
     """Return a value as the critic reads it; DSPy's own types (an image) leave their raw data out of their `repr`."""
-    return repr(value) if isinstance(value, dspy.Type) else str(value)
+    return well_formed(repr(value) if isinstance(value, dspy.Type) else str(value))
 
 
 def _call_error(exception: BaseException | None) -> str:
@@ -325,7 +326,9 @@ def _call_error(exception: BaseException | None) -> str:
         return ""
     if isinstance(exception, AdapterParseError):
         expected = ", ".join(f"`{name}`" for name in exception.signature.output_fields)
-        return f"The reply did not hold the fields {expected} in the asked form. It was: {exception.lm_response}"
+        return well_formed(
+            f"The reply did not hold the fields {expected} in the asked form. It was: {exception.lm_response}"
+        )
     return f"{type(exception).__name__}: {exception}"
 
 

@@ -220,8 +220,16 @@ def result_of(walk: Walk, forward: Forward, valset: Sequence[str], **settings: A
         gain=walk.gain,
         history=tuple(walk.history),
         stopped=walk.stopped,
+        lost=forward.lost,
+        errors=forward.errors,
         **settings,
     )
+    if lost := forward.lost - (walk.history[-1].lost if walk.history else 0):
+        logger.warning(
+            "%d rollouts of the final choice were lost, which was made without them. With a `log_dir`, the same call "
+            "tries them again.",
+            lost,
+        )
     if result.best_idx:
         warn_unless_sure(result.gain, "valset")
     return result

@@ -93,7 +93,7 @@ def test_same_seed_gives_the_same_run_whatever_the_threads(make: Any) -> None:
             result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results.to_dict()
         runs.append(json.loads(json.dumps(result)))
     for run in runs:
-        del run["run"]["settings"]["num_threads"]
+        del run["run"]["settings"]["num_threads"], run["run"]["sessions"]
         for record in (run, *run["history"]):
             del record["spent"]["seconds"]
     assert runs[0] == runs[1]
@@ -692,8 +692,7 @@ def test_no_key_is_written_to_disk(make: Any, tmp_path: Path) -> None:
             student, trainset=examples(40)
         )
         optimizer = make(num_steps=1, log_dir=tmp_path / "b", prompt_model=lm, critic_model=scripted_lm())
-        with pytest.raises(dspy.LMError):
-            optimizer.compile(student, trainset=examples(40))
+        optimizer.compile(student, trainset=examples(40))  # The critic's sentences do without the proposer.
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"gpt-4o" in written
     assert b"sk-very-secret" not in written

@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault == "slow":
-            self.server.stopping.wait(0.8)
+            self.server.stopping.wait(0.4)
         if fault in ("429", "500"):
             self.reply(int(fault), '{"error": {"message": "not now", "type": "server_error"}}')
             return
@@ -94,7 +94,7 @@ def flaky(share: float, num_retries: int) -> Iterator[FlakyServer]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/v1"
         lm = dspy.LM(
-            "openai/m", api_base=address, api_key="sk-very-secret", cache=False, num_retries=num_retries, timeout=0.5
+            "openai/m", api_base=address, api_key="sk-very-secret", cache=False, num_retries=num_retries, timeout=0.2
         )
         with dspy.context(lm=lm):
             yield server
@@ -125,9 +125,9 @@ def test_flaky_server_changes_nothing_with_retries_and_costs_examples_without(
     assert "lost" not in capsys.readouterr().err
 
     lossy, _ = compile_with(0.2, 0, make, tmp_path / "lossy")
-    lost = lossy.detailed_results.history[-1].lost
+    lost = lossy.detailed_results.lost
     assert lost > 0
-    assert f"{lost} rollouts were lost" in capsys.readouterr().err
+    assert f"{lost} rollouts lost" in capsys.readouterr().err
     assert b"sk-very-secret" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -200,7 +200,7 @@ def test_model_that_fails_inside_dspy_parallel_loses_the_rollout(make: Any) -> N
 def test_trace_of_a_call_whose_reply_was_broken_is_that_of_the_call_that_followed() -> None:
     broken = failing(ProviderError("cut off"), lambda number, user: number == 0)
     data = prepare(examples(2), None, 0)
-    with dspy.context(lm=scripted_lm(broken)), closing(Ledger(None, {})) as ledger:
+    with dspy.context(lm=scripted_lm(broken, num_retries=1)), closing(Ledger(None, {})) as ledger:
         forward = Forward(
             Student(dspy.Predict(Oracle)),
             Metric(metric, (0, 1)),
@@ -255,7 +255,7 @@ def test_program_that_failed_on_every_first_example_is_tried_again_once_it_is_me
 
 
 @pytest.mark.parametrize("role", ["critic", "proposer"])
-def test_outage_of_critic_or_proposer_stops_the_run_and_the_next_call_goes_on(
+def test_outage_of_critic_or_proposer_ends_the_run_with_the_best_and_the_next_call_goes_on(
     make: Any, tmp_path: Path, role: str
 ) -> None:
     hopeless = world(program=lambda system, user: fields(answer="never"))
@@ -270,16 +270,16 @@ def test_outage_of_critic_or_proposer_stops_the_run_and_the_next_call_goes_on(
             asked.append(user)  # From the first trial on.
         return hopeless(system, user)
 
-    optimizer = make(num_steps=4, log_dir=tmp_path, batch_size=4)
-    with (
-        dspy.context(lm=scripted_lm(down)),
-        pytest.raises(RuntimeError, match=rf"{role.capitalize()} could not be reached in 2 rounds in a row"),
-    ):
-        optimizer.compile(dspy.Predict(Oracle), trainset=examples(40))
+    optimizer = make(num_steps=6, log_dir=tmp_path, batch_size=4)
+    with dspy.context(lm=scripted_lm(down)):
+        result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    assert f"{role.capitalize()} could not be reached in 3 rounds in a row" in result.stopped
+    assert "connection refused" in result.stopped
     with dspy.context(lm=scripted_lm(hopeless)):
         result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
-    assert len(result.history) == 4
-    assert result.history[-1].unparsed == (4 if role == "critic" else 1), "a completed step was built on that round"
+    assert result.stopped == "6 steps are done"
+    assert len(result.history) == 6
+    assert result.history[-1].unparsed == 0, "what was asked during the outage was asked again"
 
 
 def test_what_a_failed_rollout_had_paid_is_not_forgotten_on_resume(make: Any, tmp_path: Path) -> None:
