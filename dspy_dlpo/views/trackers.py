@@ -10,6 +10,7 @@ had spent by the end of the step; `unparsed` replies and `lost` rollouts count f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -24,17 +25,21 @@ from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
+from dspy_dlpo.views.words import started
 
 _SECONDS_BETWEEN = 5.0
 _MOST_METRICS = 1000  # That MLflow takes in one call.
+_TAG = "dspy_dlpo.run"
+"""The tag of MLflow's runs by which a resumed run finds the one that it began."""
 
 
 class MLflowListener(Listener):
     """Keeps a run in MLflow, in the experiment that is set there.
 
     It is nested under the active run, such as that of `mlflow.dspy.autolog(log_compiles=True)`. A run that ends in an
-    exception is `FAILED`, one that is interrupted `KILLED`. The numbers of steps are sent together, every 5 seconds and
-    at the end, for a call of MLflow takes longer than a step may.
+    exception is `FAILED`, one that is interrupted `KILLED`. One whose process was killed stays `RUNNING`, for nobody is
+    left to say so, until it is resumed: a resumed run goes on with the run of MLflow that it began. The numbers of
+    steps are sent together, every 5 seconds and at the end, for a call of MLflow takes longer than a step may.
 
     Args:
         run_name: Name of the run. Default: MLflow makes one up.
@@ -50,6 +55,7 @@ class MLflowListener(Listener):
             raise ImportError("MLflowListener needs MLflow: pip install 'dspy-dlpo[mlflow]'") from error
         self._mlflow, self._run_name, self._run_id = mlflow, run_name, ""
         self._waiting: list[Any] = []
+        self._next_step = 0
         self._sent = 0.0
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
@@ -57,12 +63,35 @@ class MLflowListener(Listener):
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
         self._run_id, self._waiting, self._sent = "", [], time.monotonic()  # Nothing of an earlier compilation goes on.
-        self._run_id = self._mlflow.start_run(run_name=self._run_name, nested=True).info.run_id
-        self._mlflow.log_params({name: _text(value)[:MAX_PARAM_VAL_LENGTH] for name, value in _parameters(run).items()})
+        name = _name_of(run)
+        earlier = self._earlier(name) if name and len(run.sessions) > 1 else None
+        ours = self._mlflow.start_run(
+            run_id=earlier.info.run_id if earlier else None,
+            run_name=None if earlier else self._run_name,
+            nested=True,
+            tags={_TAG: name} if name else None,
+        )
+        self._run_id = ours.info.run_id
+        kept = earlier.data.params if earlier else {}
+        self._next_step = self._steps_of(self._run_id) if earlier else 0
+        parameters = {name: _text(value)[:MAX_PARAM_VAL_LENGTH] for name, value in _parameters(run).items()}
+        self._mlflow.log_params({name: value for name, value in parameters.items() if name not in kept})
+
+    def _earlier(self, name: str) -> Any:
+        """Return MLflow's run of an earlier session, in the experiment that is set; None if there is none."""
+        found = self._mlflow.search_runs(
+            filter_string=f"tags.`{_TAG}` = '{name}'", order_by=["attributes.start_time DESC"], output_format="list"
+        )
+        return found[0] if found else None
+
+    def _steps_of(self, run_id: str) -> int:
+        """Return how many steps a run has got already: a resumed run tells its listeners everything again."""
+        history = self._mlflow.MlflowClient().get_metric_history(run_id, "loss")  # That the final choice has not.
+        return max((metric.step for metric in history), default=-1) + 1
 
     def on_step_end(self, record: StepRecord) -> None:
         """Log the numbers of the step, together with those of the next ones."""
-        if self._run_id:
+        if self._run_id and record.step >= self._next_step:
             now = int(1000 * time.time())
             numbers = record.numbers().items()
             self._waiting += [self._mlflow.entities.Metric(name, value, now, record.step) for name, value in numbers]
@@ -148,8 +177,15 @@ class WandbListener(Listener):
             self._run.finish(exit_code=1)
 
 
+def _name_of(run: RunInfo) -> str:
+    """Return what tells a run from all others, also when it is resumed; empty for one that cannot be."""
+    text = f"{run.settings.get('log_dir')} {run.sessions[0].started if run.sessions else ''}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if run.settings.get("log_dir") else ""
+
+
 def _parameters(run: RunInfo) -> dict[str, Any]:
     about = {name: getattr(run, name) for name in ("program_name", "num_train", "num_val", "held_out")}
+    about |= {f"{role}_model": name for role, name in run.models.items()} | {"started": started(run)}
     versions = {f"versions.{name}": version for name, version in run.versions.items()}
     return {**run.settings, **about, **versions}
 

@@ -117,6 +117,39 @@ def test_mlflow_run_that_does_not_end_well_says_so_and_is_not_left_active(
     assert [state for run, state in states.items() if run != own.info.run_id] == [status]
 
 
+def test_resumed_run_goes_on_with_the_mlflow_run_that_its_killed_process_left_running(
+    store: Any, lm: dspy.LM, make: Any, tmp_path: Path
+) -> None:
+    def compile_until(num_steps: int, *listeners: Listener) -> Any:
+        optimizer = make(listeners=listeners, num_steps=num_steps, log_dir=tmp_path / "run")
+        return optimizer.compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+
+    killed = MLflowListener()
+    killed.on_run_end = lambda result, program: killed._send()  # type: ignore[method-assign]  # And then kill -9.
+    compile_until(2, killed)
+    (first,) = store.runs()
+    assert first.info.status == "RUNNING"
+    mlflow.tracking.fluent._active_run_stack.get().clear()  # As in a new process.
+    result = compile_until(4, MLflowListener())
+    (again,) = store.runs()
+    assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
+    losses = store.client.get_metric_history(again.info.run_id, "loss")
+    assert [metric.step for metric in losses] == [record.step for record in result.history]
+    compile_until(1, MLflowListener())  # Another folder or another start is another run.
+    assert len(store.runs()) == 1
+    other = make(listeners=[MLflowListener()], num_steps=1, log_dir=tmp_path / "other")
+    other.compile(dspy.Predict(Oracle), trainset=examples(40))
+    assert len(store.runs()) == 2
+
+
+def test_mlflow_has_the_models_and_the_date(store: Any, lm: dspy.LM, make: Any) -> None:
+    make(listeners=[MLflowListener()], num_steps=1).compile(dspy.Predict(Oracle), trainset=examples(40))
+    (run,) = store.runs()
+    names = ("program_model", "proposer_model", "critic_model", "prompt_model")
+    assert [run.data.params[name] for name in names] == ["scripted/model"] * 4
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", run.data.params["started"])
+
+
 def test_mlflow_run_is_nested_under_that_of_autolog(store: Any, lm: dspy.LM, make: Any) -> None:
     from dspy_dlpo import DLPOOptimizer
 
