@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.origins import Origin
 from dspy_dlpo.views.words import plural
 
@@ -25,10 +26,11 @@ class Explanation:
         return f"Explanation({sentences}; print it to read it)"
 
     def __str__(self) -> str:
-        return "\n\n".join(
+        parts = (
             "\n".join([f"{predictor}:", *(line for origin in origins for line in _told(origin))])
             for predictor, origins in self.origins.items()
         )
+        return visible("\n\n".join(parts))  # A model wrote it, and it is printed on a terminal.
 
 
 def _told(origin: Origin) -> Iterator[str]:
@@ -41,8 +43,9 @@ def _told(origin: Origin) -> Iterator[str]:
     for text in origin.earlier:
         yield f"    in place of: {text}"
     for point in origin.points[:1]:
-        complaint = "" if is_repeated(point.text, origin.sentence) else f"answers: {point.text} "
-        yield f"    {complaint}({', '.join(point.examples)})"
+        examples = ", ".join(point.examples)
+        is_said = is_repeated(point.text, origin.sentence)
+        yield f"    for {examples}" if is_said else f"    answers: {point.text} ({examples})"
     if origin.removal:
         without, count = origin.removal.difference, origin.removal.num_examples
         yield f"    without it: {without:+.3f} on {count} examples (step {origin.removal.step + 1})"

@@ -27,7 +27,7 @@ from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten
 from dspy_dlpo.views.lines import closing, opening
-from dspy_dlpo.views.words import best_of
+from dspy_dlpo.views.words import best_of, scores_of
 
 _PAUSE = 0.25  # Seconds from one drawing to the next.
 _MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
@@ -64,6 +64,7 @@ class LiveView(Listener):
         self._records: list[StepRecord] = []
         self._screen = ExitStack()
         self._stopped = self._phase = ""
+        self._result: RunResult | None = None
         self._lines: RenderableType | None = None
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
@@ -103,6 +104,7 @@ class LiveView(Listener):
 
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Leave the last state on the terminal, and print how the run ended below it."""
+        self._result = result
         self._close(result.stopped)
         self._print(closing(result))
 
@@ -164,7 +166,11 @@ class LiveView(Listener):
     def _tell_state(self, lines: Text) -> None:
         """Add scores, history and schedules."""
         record = self._records[-1]
-        self._tell(lines, "valset", f"best {best_of(record, self._run)}, student {record.student_score:.3f} there")
+        if self._result is None:
+            said = f"best {best_of(record, self._run)}, student {record.student_score:.3f} there"
+        else:
+            said = "student {}, final choice {}".format(*scores_of(self._result))
+        self._tell(lines, "valset", said)
         self._tell(lines, "incumbent", f"{record.score:.3f} on the minibatch ({len(record.minibatch)} examples)")
         self._tell(lines, "last step", _outcome(record, self._run))
         marks = ["." if each.trial is None else "+" if each.accepted else "-" for each in self._records]

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from dspy.lm15 import TransportError
 
+from dspy_dlpo.core.edits import Edit
+from dspy_dlpo.descent.origins import Origin
 from dspy_dlpo.descent.statistics import paired_interval
 from dspy_dlpo.policies import TextualLearningRate
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
+from dspy_dlpo.views.explain import Explanation
 from dspy_dlpo.views.words import failing_of
 from examples.benchmarks.coverage import simulate
 from tests.scripted import SECRETS, CountingMetric, Oracle, examples, fields, metric, scripted_lm, world
@@ -254,4 +257,11 @@ def test_explanation_does_not_repeat_a_sentence_as_its_own_complaint(lm: dspy.LM
     told = str(result.explain())
     for sentence in SOLVED.split("\n"):
         assert told.count(sentence) == 1
-    assert "(train:" in told
+    assert "    for train:" in told
+
+
+def test_explanation_of_what_a_model_wrote_does_not_steer_the_terminal() -> None:
+    shown = str(Explanation({"self": (Origin("Be brief.\x1b[2J", 0, "id", Edit("add", 0, "", reason="\x9b31m red")),)}))
+    assert "\\x1b[2J" in shown
+    assert "\\x9b31m red" in shown
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
