@@ -232,24 +232,46 @@ def _smaller(one: int | None, other: int | None) -> int | None:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """The instructions of all predictors, and how they came about.
+class Demo:
+    """A worked example in a prompt: what a predictor was given, and what it should answer.
 
     Attributes:
-        instructions: Text of each predictor that may be optimised, by path.
+        example: Name of the train example that it is from.
+        fields: Value of each field, as JSON.
+        augmented: Whether it is a call of the program that went right; else the labels of the example. DSPy's word.
+    """
+
+    example: str
+    fields: Mapping[str, Any]
+    augmented: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The parameters of all predictors that may be optimised, and how they came about.
+
+    Attributes:
+        instructions: Text of each predictor, by path.
         parent: Id of the incumbent it was made from; None for the student.
-        edits: For each predictor that moved, the edits made to the parent's instruction.
+        edits: For each predictor whose instruction moved, the edits made to that of the parent.
+        demos: Demos of each predictor behind those that the student has itself.
+        source: Name of the source that proposed it; empty for the student.
     """
 
     instructions: Mapping[str, str]
     parent: str | None = None
     edits: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)
+    demos: Mapping[str, tuple[Demo, ...]] = field(default_factory=dict)
+    source: str = ""
 
     @cached_property
     def id(self) -> str:
-        """A hash of all texts: equal texts are one candidate, whichever way they came about."""
-        texts = json.dumps(dict(self.instructions), sort_keys=True)
-        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+        """A hash of all parameters: equal parameters are one candidate, whichever way they came about."""
+        parameters: Any = dict(self.instructions)
+        if any(self.demos.values()):
+            demos = {name: [dict(demo.fields) for demo in each] for name, each in self.demos.items() if each}
+            parameters = [parameters, demos]
+        return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
 
     def __hash__(self) -> int:
         return hash(self.id)

@@ -76,6 +76,7 @@ class Settings:
     seed: int
     num_repeats: int = 1
     patience: int | None = None
+    max_demos: int = 0
 
     @property
     def first_look(self) -> int:

@@ -15,7 +15,7 @@ from dspy_dlpo.descent.replies import as_lines, is_nothing
 from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.data import Data
-from dspy_dlpo.runtime.trace import as_text, shorten
+from dspy_dlpo.runtime.trace import in_prompt, shorten
 
 _CALL_NUMBER = re.compile(r"\W*(?:call\s+)?(\d{1,4}+)(?:\W*[.:)\]](?!\d)\W*|\s+(?=\W?\w+\W?\s*:))", re.IGNORECASE)
 _INPUT_NAME = re.compile(r"[`*\"']*(\w+)[`*\"']*\s*:[`*]*\s*")
@@ -116,7 +116,7 @@ class Backward:
 
     def _labels(self, rollout: Rollout) -> list[str]:
         labels = self.data[rollout.example].labels().items() if self.show_gold else ()
-        return [f"Expected {name}: {as_text(value)}" for name, value in labels]
+        return [f"Expected {name}: {in_prompt(value)}" for name, value in labels]
 
     def _chunks(self, walks: Sequence[_Walk], predictor: str) -> Iterator[Sequence[_Walk]]:
         chunk: list[_Walk] = []

@@ -77,9 +77,10 @@ class Choice:
         """Choose among the student and all that were ever incumbent, as far as the budget reaches; return the gain.
 
         The last incumbent takes the place of the best if it is better where new incumbents meet it; it may be one that
-        annealing let pass. Of the others the one nearest to the best then meets it on the whole valset, for an early
-        decision may have been wrong. The one that stands is the choice if its mean score there is above the student's.
-        Where the budget ends before that is decided, the best stays; before it is paid, the examples that are decide.
+        annealing let pass. Of the others, the one nearest to the best and all that were not behind it then meet it on
+        the whole valset, for an early decision may have been wrong. The one that stands is the choice if its mean score
+        there is above the student's. Where the budget ends before that is decided, the best stays; before it is paid,
+        the examples that are decide.
         """
         with suppress(BudgetSpent, *FATAL):  # An outage goes on here, perhaps.
             self._forward.pay_for_scores(self._student, self._valset)
@@ -87,21 +88,27 @@ class Choice:
             if self._lead(self._last, self.best) > 0:
                 self.best = self._last
             self._forward.pay_for_scores(self.best, self._valset)
-            challenger = self._challenger()
-            if challenger and self._stands(challenger, self._valset):
-                former, self.best = self.best, challenger
-                self._forward.pay_for_scores(challenger, self._valset)  # For that was perhaps decided early.
-                if self._stands(former, self._valset):
-                    self.best = former
+            for challenger in self._challengers():
+                if self._stands(challenger, self._valset):
+                    former, self.best = self.best, challenger
+                    self._forward.pay_for_scores(challenger, self._valset)  # For that was perhaps decided early.
+                    if self._stands(former, self._valset):
+                        self.best = former
         if self._lead(self.best, self._student) <= 0:
             self.best = self._student
         return self._gain()
 
-    def _challenger(self) -> Candidate | None:
-        """Return the candidate that comes nearest to the best where both were scored, the latest of equals."""
+    def _challengers(self) -> list[Candidate]:
+        """Return the candidate nearest to the best where both were scored, and the others not behind it there.
+
+        The nearest come first, the latest of equals; one that was never scored there comes last.
+        """
         others = [each for each in self._entrants.values() if each.id not in (self.best.id, self._student.id)]
+        leads = {each.id: self._lead(each, self.best) for each in others}
         met = [each for each in reversed(others) if self._forward.known_scores(each, self._valset)]
-        return max(met, key=lambda each: self._lead(each, self.best), default=None)
+        met.sort(key=lambda each: -leads[each.id])
+        unmet = [each for each in reversed(others) if each not in met]
+        return [*met[:1], *(each for each in met[1:] if leads[each.id] >= 0), *unmet]
 
     def _stands(self, candidate: Candidate, examples: Sequence[str]) -> bool:
         """Whether a candidate is better than the best; of a tie it is the later, which has won on the trainset."""

@@ -46,6 +46,18 @@ class Walk:
         """Return the walk before its first step."""
         return cls(student, student, choice, state, {student.id: student})
 
+    @property
+    def incumbents(self) -> list[Candidate]:
+        """The incumbents so far, the student first."""
+        ids = dict.fromkeys([self.student.id, *(record.incumbent for record in self.history), self.incumbent.id])
+        return [self.seen[each] for each in ids]
+
+    @property
+    def tried(self) -> set[str]:
+        """Ids of the candidates that were compared with an incumbent, or were one: they are not paid for again."""
+        ran = {each.id for record in self.history for each in record.candidates[: len(record.race)]}
+        return ran | {each.id for each in self.incumbents}
+
     def meet(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Remember candidates, and return those that were not seen before."""
         new = [candidate for candidate in candidates if candidate.id not in self.seen]

@@ -34,6 +34,7 @@ _COUNTS = {
     "num_repeats": 1,
     "critic_chunk_size": 1,
     "max_passing": 0,
+    "max_demos": 0,
     "num_threads": 1,
 }
 """Integers and the least they may be."""
@@ -145,6 +146,7 @@ def plan(arguments: Mapping[str, Any], data: Data) -> tuple[Settings, Budget]:
         seed=given.seed,
         num_repeats=given.num_repeats,
         patience=given.patience,
+        max_demos=given.max_demos,
     )
     limits = limits_of(arguments)
     if given.num_steps is None and not limits.given:

@@ -22,6 +22,7 @@ from dspy_dlpo.descent.selectors import SELECTORS
 from dspy_dlpo.descent.sources.assembly import Sources
 from dspy_dlpo.descent.sources.base import Source
 from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
+from dspy_dlpo.descent.sources.demos import Demos
 from dspy_dlpo.descent.sources.half_step import HalfStep
 from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits
 from dspy_dlpo.descent.sources.pruning import Pruning
@@ -142,6 +143,8 @@ class Run:
             HalfStep(),
             Pruning(requests),
         ]
+        if settings.max_demos:
+            sources.append(Demos(self.student, self.data, forward, requests, max_demos=settings.max_demos))
         sampler = Sampler(settings.trainset, settings.batch_size, settings.seed)
         selector = given.component_selector
         return Loop(

@@ -49,6 +49,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         policies: A preset (`"default"`, `"paper"`, `"robust"`, `"concise"`, `"none"`) or a list of policies.
         protect: Text of the instructions that must stay: strings, taken literally, and compiled patterns. So does text
             between `<keep>` and `</keep>`, and what DSPy's own modules (`ReAct`, `RLM`) wrote around theirs.
+        max_demos: Most demos (worked examples) of a predictor, its own included. They are drawn from calls that went
+            right and from labels, and tried as instructions are. 0 leaves the demos as they are.
         tuning: Settings that few users need; see `Tuning`.
 
         Budget
@@ -101,6 +103,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     prompt_model: dspy.BaseLM | None = None
     policies: str | Sequence[Policy] = "default"
     protect: Sequence[str | re.Pattern[str]] = ()
+    max_demos: int = 0
     tuning: Tuning = Tuning()  # noqa: RUF009 - It is frozen.
     auto: Literal["light", "medium", "heavy"] | None = None
     num_steps: int | None = None

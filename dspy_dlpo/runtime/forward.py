@@ -45,6 +45,7 @@ class Forward:
     Attributes:
         lost: Rollouts that were lost.
         errors: Rollouts in which the program or the metric raised.
+        max_chars: As given.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Forward:
         max_lost_share: float = 1.0,
         max_chars: int = 2000,
     ) -> None:
+        self.max_chars = max_chars
         self._examples = examples
         self._ledger = ledger
         self._budget = budget
@@ -140,6 +142,13 @@ class Forward:
         """Whether a candidate is known to reach the top score on an example."""
         score = self.score(candidate, example)
         return score is not None and score >= self._top_score
+
+    def rollout(self, candidate: Candidate, example: str) -> Rollout | None:
+        """Return the rollout of a candidate on an example if this run has it; pays for nothing."""
+        if self.score(candidate, example) is None:
+            return None
+        found = (self._ledger.rollout(*key) for key in self._keys(candidate, example))
+        return _merged([rollout for rollout in found if rollout])
 
     def known_scores(self, candidate: Candidate, examples: Iterable[str]) -> list[float]:
         """Return the scores of a candidate on those of the examples that have one; pays for nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.records import Candidate, Demo
 from dspy_dlpo.runtime.copies import Copier
 from dspy_dlpo.runtime.trace import PredictorNames, predictor_names
 from dspy_dlpo.runtime.waiting import finish
@@ -189,6 +189,8 @@ class Student:
         for name, predictor in program.named_predictors():
             if name in candidate.instructions:
                 predictor.signature = predictor.signature.with_instructions(candidate.instructions[name])
+            if demos := candidate.demos.get(name):
+                predictor.demos = [*predictor.demos, *(as_example(demo, predictor.signature) for demo in demos)]
         return program
 
     def copy(self, candidate: Candidate, repeat: int = 0) -> Copy:
@@ -217,6 +219,12 @@ class Student:
                     setattr(predictor, name, MethodType(method, predictor))
         originals = {id(each): name for name, each in self._program.named_predictors()}
         return Copy(program, _uncached(lm, repeat) if repeat else lm, predictor_names(program), originals)
+
+
+def as_example(demo: Demo, signature: type[dspy.Signature]) -> dspy.Example:
+    """Return a demo as DSPy keeps it on a predictor."""
+    inputs = [name for name in demo.fields if name in signature.input_fields]
+    return dspy.Example(**demo.fields, augmented=demo.augmented).with_inputs(*inputs)
 
 
 def state_of(program: dspy.Module) -> dict[str, Any]:

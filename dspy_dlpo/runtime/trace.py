@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import dspy
 import pydantic
+from dspy.adapters.utils import serialize_for_json
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
@@ -32,6 +34,8 @@ class _Value:
     def __init__(self, thing: Any, max_parts: int = _MAX_PARTS) -> None:
         self.thing = thing
         self.text = as_text(thing)
+        # As a prompt shows it: in words, an enum's member or a model would not be what a reply must hold.
+        self.shown = in_prompt(thing) if max_parts == _MAX_PARTS else self.text
         parts = [*_parts(thing)][-max_parts:] if max_parts else []
         self.parts = [_Value(part, (max_parts - 1) // len(parts)) for part in parts]
 
@@ -281,7 +285,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         return [last[task]] if task else []
 
     def _texts(self, values: Mapping[str, _Value]) -> dict[str, str]:
-        return {name: shorten(value.text, self._max_chars) for name, value in values.items()}
+        return {name: shorten(value.shown, self._max_chars) for name, value in values.items()}
 
 
 def _here() -> tuple[int, int]:
@@ -319,6 +323,19 @@ def _without(text: str, part: str) -> str:
 def as_text(value: Any) -> str:
     """Return a value as the critic reads it; DSPy's own types (an image) leave their raw data out of their `repr`."""
     return well_formed(repr(value) if isinstance(value, dspy.Type) else str(value))
+
+
+def in_prompt(value: Any) -> str:
+    """Return a value as DSPy's adapters show it in a prompt, without the raw data of DSPy's own types (an image)."""
+    if isinstance(value, str) or _holds_raw_data(value):
+        return as_text(value)
+    plain = serialize_for_json(value)
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, (dict, list)) else as_text(plain)
+
+
+def _holds_raw_data(value: Any, depth: int = 8) -> bool:
+    """Whether one of DSPy's own types is in a value; the depth is bounded, for a list may hold itself."""
+    return isinstance(value, dspy.Type) or (depth > 0 and any(_holds_raw_data(p, depth - 1) for p in _parts(value)))
 
 
 def _call_error(exception: BaseException | None) -> str:

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from dspy_dlpo.core.visible import visible, visible_json
 from dspy_dlpo.views.plots import FINAL
 from dspy_dlpo.views.result import DLPOResult
-from dspy_dlpo.views.runs import find_runs, instructions_of, load_result, program_state
+from dspy_dlpo.views.runs import candidate_of, find_runs, load_result, program_state
 from dspy_dlpo.views.words import (
     best_of,
     cost,
@@ -171,7 +171,7 @@ def export(
     if form is Form.PROGRAM:
         text = to_json(program_state(result, candidate), indent=2).decode()
     else:
-        instructions = instructions_of(result, candidate)
+        instructions = candidate_of(result, candidate).instructions
         parts = (f"[{name}]\n{text}" if len(instructions) > 1 else text for name, text in instructions.items())
         text = "\n\n".join(parts)
     if output:

@@ -81,7 +81,7 @@ class DLPOResult(RunResult):
         the testset made none. (If you evaluate several runs on it and keep the best, it did.)
 
         Args:
-            program: The program, before or after optimisation: it is copied, and gets the instructions of each.
+            program: The program, before or after optimisation: it is copied, and gets the parameters of each.
             testset: Examples with inputs.
             metric: The metric, in any of the forms that the optimiser takes.
             num_threads: Rollouts in flight at once. Default: DSPy's setting.
@@ -102,7 +102,7 @@ class DLPOResult(RunResult):
         ledger = Ledger(None, {})
         try:
             forward = Forward(
-                Student(program),
+                Student(self._without_demos(program)),
                 Metric(metric, self.score_range),
                 Data(testset, (), names, (), "given"),
                 ledger=ledger,
@@ -128,6 +128,14 @@ class DLPOResult(RunResult):
         failed = {(run.candidate, run.example) for pair in pairs for run in pair if run.error}
         num_lost = len(testset) - len(pairs)
         return Evaluation(fmean(before), fmean(after), gain, len(failed), num_lost, budget.spent)
+
+    def _without_demos(self, program: dspy.Module) -> dspy.Module:
+        """Return a copy of a program that has the student's demos alone: those of a candidate stand behind them."""
+        program = program.deepcopy()
+        for name, predictor in program.named_predictors():
+            state = self.run.program.get(name, self.run.program)
+            predictor.demos = predictor.demos[: len(state.get("demos", predictor.demos))]
+        return program
 
     def explain(self, predictor: str | None = None) -> Explanation:
         """Return, for each sentence of the chosen instructions, what brought it; print it to read it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from dspy_dlpo.core.records import RunInfo, Session, StepRecord
+from dspy_dlpo.core.records import Candidate, RunInfo, Session, StepRecord
 from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.ledger import LEDGER, Ledger, reading
@@ -89,7 +88,7 @@ def load_result(log_dir: str | Path) -> DLPOResult:
 def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str, Any]:
     """Return a candidate's program as `dspy.Module.save` writes it to JSON, for `load` of a program of the same form.
 
-    It has the student's demos and no language models.
+    It has no language models.
 
     Args:
         result: The run.
@@ -99,24 +98,28 @@ def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str,
         ValueError: If the run has no such candidate.
     """
     state = copy.deepcopy(dict(result.run.program))
-    for name, text in instructions_of(result, candidate).items():
-        state.get(name, state)["signature"]["instructions"] = text  # A program that is one `Predict` is its own state.
+    found = candidate_of(result, candidate)
+    for name, text in found.instructions.items():
+        own = state.get(name, state)  # A program that is one `Predict` is its own state.
+        own["signature"]["instructions"] = text
+        demos = [{**demo.fields, "augmented": demo.augmented} for demo in found.demos.get(name, ())]
+        own["demos"] = [*own.get("demos", []), *demos]
     python = ".".join(result.run.versions["python"].split(".")[:2])
     return state | {"metadata": {"dependency_versions": {"python": python, "dspy": result.run.versions["dspy"]}}}
 
 
-def instructions_of(result: DLPOResult, candidate: str | None = None) -> Mapping[str, str]:
-    """Return the instructions of any candidate of a run, by default of the one that was chosen.
+def candidate_of(result: DLPOResult, candidate: str | None = None) -> Candidate:
+    """Return any candidate of a run, by default the one that was chosen.
 
     Raises:
         ValueError: If the run has no such candidate.
     """
     if candidate is None:
-        return result.best_candidate
+        return result.best
     made = (*result.candidates, *(each for record in result.history for each in record.candidates))
     for each in made:
         if each.id == candidate:
-            return each.instructions
+            return each
     raise ValueError(f"`candidate` must be the id of a candidate of the run, but got {candidate!r}.")
 
 

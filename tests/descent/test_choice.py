@@ -83,3 +83,14 @@ def test_budget_that_ends_after_a_decision_leaves_it_and_before_it_leaves_the_be
     for calls_of_the_old_one, best in [(6, OLD), (5, NEW)]:
         paid = 12 + 12 + calls_of_the_old_one  # The student's and the new one's come first.
         assert chosen(KnownScores("111011110000", "111000000000", num_calls=paid)) == best
+
+
+def test_candidate_that_annealing_let_pass_meets_the_best_at_the_end() -> None:
+    scores = KnownScores("110000000000", "111111110000")
+    choice = Choice(scores, STUDENT, SETTINGS)  # type: ignore[arg-type]  # It does what a choice asks of it.
+    choice.begin()
+    choice.enter(NEW, is_ahead=False)
+    choice.enter(OLD, is_ahead=True)
+    assert choice.best == OLD
+    choice.conclude()
+    assert choice.best == NEW

@@ -3,6 +3,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -12,10 +13,21 @@ from hypothesis import strategies as st
 
 from dspy_dlpo.core.edits import Edit, count_edits
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate, Contrast, Point, Refusal, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import (
+    Candidate,
+    Contrast,
+    Point,
+    Refusal,
+    StepRecord,
+    TextualGradient,
+    Threshold,
+    Trial,
+    UpdateRequest,
+)
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.sources.assembly import Sources
+from dspy_dlpo.descent.sources.bandit import in_order
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
 from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
 from dspy_dlpo.descent.sources.half_step import HalfStep
@@ -47,12 +59,18 @@ def propose(reply: str | None, asked: UpdateRequest, num_candidates: int = 3, pr
     return proposed([CriticSentences(), ProposerEdits(ask), HalfStep()], asked, num_candidates, protect)
 
 
-def proposed(sources: list[Source], asked: UpdateRequest, num_candidates: int, protect: tuple[str, ...] = ()) -> Step:
+def proposed(
+    sources: list[Source],
+    asked: UpdateRequest,
+    num_candidates: int,
+    protect: tuple[str, ...] = (),
+    tried: set[str] | None = None,
+) -> Step:
     """Return a step after the sources were asked."""
     text = "".join(asked.sentences)
     step = Step(StepContext(0, 0), Candidate({"self": text}), (), 1.0)
     step.requests = {"self": asked}
-    walk: Any = None  # These sources learn from the step alone.
+    walk: Any = SimpleNamespace(tried=tried or set(), history=[])  # These sources learn from the step alone.
     Sources(
         sources,
         Examples(None),
@@ -116,6 +134,46 @@ def test_reply_that_is_missing_leaves_the_sentences_of_the_critic() -> None:
     assert candidate.instructions["self"].endswith("Count the letters.")
 
 
+def ended(source: str, gain: float, *, accepted: bool = True) -> StepRecord:
+    """Return a step whose only candidate is of a source."""
+    candidate = Candidate({"self": f"{source} {gain}"}, source=source)
+    trial = Trial(candidate.id, "incumbent", (gain,), 1, Threshold(), accepted)
+    return StepRecord(0, "incumbent", (), 0.5, candidates=(candidate,), race=(gain,), trial=trial)
+
+
+class Other(Fixed):
+    """Another source."""
+
+
+@pytest.mark.parametrize(
+    ("history", "order"),
+    [
+        ([], ["Fixed", "Other"]),
+        ([ended("Fixed", 0.5)], ["Fixed", "Other"]),
+        ([ended("Fixed", -0.5, accepted=False)], ["Other", "Fixed"]),
+        ([ended("Fixed", -0.1)], ["Other", "Fixed"]),
+        ([ended("Fixed", 0.0)], ["Other", "Fixed"]),
+        ([ended("Fixed", 0.5), ended("Other", 0.5), ended("Fixed", -0.5, accepted=False)], ["Other", "Fixed"]),
+    ],
+    ids=["given order", "one gained", "one was refused", "one was only let pass", "one was no worse", "shares count"],
+)
+def test_source_whose_candidates_were_ahead_most_often_is_asked_first(
+    history: list[StepRecord], order: list[str]
+) -> None:
+    asked = request()
+    fallback = HalfStep()
+    sources = [fallback, Fixed(asked, []), Other(asked, [])]
+    assert [source.name for source in in_order(sources, history)] == [*order, "HalfStep"]
+
+
+def test_candidate_that_was_tried_before_is_not_proposed_again() -> None:
+    asked = request()
+    source = Fixed(asked, [Edit("delete", at) for at in range(3)])
+    first, *others = proposed([source], asked, 3).candidates
+    again = proposed([source], asked, 3, tried={first.id}).candidates
+    assert [each.id for each in again] == [each.id for each in others]
+
+
 @given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6))
 def test_candidates_of_a_step_are_different_and_keep_the_cap(cap: int, num_proposed: int, num_criticised: int) -> None:
     reply = "\n".join(f'ADD "Model {letter} is there."' for letter in string.ascii_letters[:num_proposed])
@@ -136,7 +194,7 @@ def test_half_of_the_first_candidate_comes_after_the_others() -> None:
 def test_fallback_is_asked_only_where_the_others_bring_no_candidate() -> None:
     asked = request()
     fallback = Fixed(asked, [Edit("delete", 0)])
-    fallback.is_fallback = True
+    fallback.stage = 2
     (candidate,) = proposed([Fixed(asked, [Edit("delete", 1)]), fallback], asked, 2).candidates
     assert candidate.edits["self"] == (Edit("delete", 1),)
     (candidate,) = proposed([Fixed(asked, [Edit("delete", 9)]), fallback], asked, 2).candidates

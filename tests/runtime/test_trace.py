@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime
+import enum
 import json
 import time
 from collections.abc import Callable
@@ -8,10 +10,12 @@ from typing import Any, Literal
 import dspy
 import pydantic
 import pytest
+from dspy.adapters.utils import format_field_value
 from dspy.utils.exceptions import AdapterParseError
+from pydantic.fields import FieldInfo
 
 from dspy_dlpo.core.records import Call
-from dspy_dlpo.runtime.trace import Recorder, predictor_names
+from dspy_dlpo.runtime.trace import Recorder, in_prompt, predictor_names
 from tests.scripted import Program, Script, field, replying, scripted_lm
 
 QUESTION = "What of topic alpha?"
@@ -196,7 +200,7 @@ def test_inputs_are_kept_as_they_were_when_the_call_began() -> None:
         return self.second(notes=notes)
 
     calls = traced(Program(run, first="notes: list -> note", second="notes: list -> answer"), question=QUESTION)
-    assert [call.inputs["notes"] for call in calls] == ["[]", "['note']", "['note', 'note']"]
+    assert [call.inputs["notes"] for call in calls] == ["[]", '["note"]', '["note", "note"]']
 
 
 def test_predictors_of_modules_inside_modules_have_their_whole_path() -> None:
@@ -320,3 +324,36 @@ def test_of_a_thousand_calls_the_first_and_last_hundred_are_kept_and_all_are_cou
     assert [call.inputs["number"] for call in calls] == [f"number {each}" for each in [*range(100), *range(900, 1000)]]
     assert recorder.num_calls == 1000
     assert calls[99].sources == {"notes": tuple(range(99))}
+
+
+class Priority(enum.Enum):
+    LOW = "P3"
+    HIGH = "P1"
+
+
+class Order(pydantic.BaseModel):
+    size: int
+    tags: list[str]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Priority.LOW, "P3"),
+        ([Priority.LOW, Priority.HIGH], '["P3", "P1"]'),
+        (Order(size=3, tags=["é"]), '{"size": 3, "tags": ["é"]}'),
+        ({"due": datetime.date(2026, 1, 2)}, '{"due": "2026-01-02"}'),
+        (("a", 1), '["a", 1]'),
+        (True, "True"),
+        (None, "None"),
+        ("as it is", "as it is"),
+    ],
+)
+def test_values_are_shown_as_the_prompt_of_the_program_shows_them(value: Any, shown: str) -> None:
+    assert in_prompt(value) == shown
+    assert shown == format_field_value(FieldInfo(annotation=type(value)), value)
+
+
+def test_image_in_a_list_is_shown_without_its_data() -> None:
+    image = dspy.Image("data:image/png;base64," + "A" * 10_000)
+    assert len(in_prompt([image, {"at": image}])) < 500

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from dspy_dlpo.core.edits import Edit, apply
+from dspy_dlpo.core.edits import apply
 from dspy_dlpo.core.likeness import normalised
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Candidate, Refusal
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.screening import bounded, screen, up_to, within_limits
+from dspy_dlpo.descent.sources.bandit import in_order
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
@@ -51,7 +53,7 @@ class Sources:
         return sum(source.unparsed for source in self._sources)
 
     def propose(self, step: Step, walk: Walk) -> None:
-        """Add to the step its candidates, each other than the incumbent and the others; there may be none.
+        """Add to the step its candidates: different ones, none of which was tried before; there may be none.
 
         Args:
             step: Has the requests of the predictors that move.
@@ -63,16 +65,17 @@ class Sources:
         found: dict[str, Candidate] = {}
         refusals: list[Refusal] = []
         taken: list[Proposal] = []
-        for source in self._sources:
-            if (source.is_fallback and found) or len(found) == self._num_candidates:
+        tried = {*walk.tried, step.incumbent.id}
+        for source in in_order(self._sources, walk.history):
+            if (source.stage == 2 and found) or len(found) == self._num_candidates:
                 continue
             for proposal in source.propose(step, walk, taken):
-                changes = [kept for change in proposal if (kept := self._screened(change, refusals)).edits]
+                changes = [kept for change in proposal if not (kept := self._screened(change, refusals)).is_empty]
                 if not changes or any(_sense(changes) == _sense(other) for other in taken):
                     continue
                 taken.append(changes)
-                candidate = self._candidate(step.incumbent, changes, refusals)
-                if candidate.id != step.incumbent.id:
+                candidate = self._candidate(step.incumbent, changes, source.name, refusals)
+                if candidate.id not in tried:
                     found.setdefault(candidate.id, candidate)
                     step.requests |= {
                         change.request.predictor: step.requests.get(change.request.predictor, change.request)
@@ -86,11 +89,11 @@ class Sources:
         """Return the edits of a change that keep the rules one by one, as many as the cap allows."""
         kept, refused = screen(change.edits, change.request, self._examples)
         refusals += refused
-        return Change(change.request, tuple(up_to(kept, change.request.max_edits)))
+        return replace(change, edits=tuple(up_to(kept, change.request.max_edits)))
 
-    def _candidate(self, incumbent: Candidate, changes: Proposal, refusals: list[Refusal]) -> Candidate:
-        """Return the incumbent with those edits that keep the limits together."""
-        instructions, edits = dict(incumbent.instructions), {}
+    def _candidate(self, incumbent: Candidate, changes: Proposal, source: str, refusals: list[Refusal]) -> Candidate:
+        """Return the incumbent with those edits that keep the limits together, and with the proposed demos."""
+        instructions, edits, demos = dict(incumbent.instructions), {}, dict(incumbent.demos)
         for change in changes:
             name, sentences = change.request.predictor, change.request.sentences
             kept, refused = within_limits(change.edits, change.request, partial(self._stored, name))
@@ -98,7 +101,9 @@ class Sources:
             if kept:
                 instructions[name] = self._stored(name, apply(sentences, kept))[0]
                 edits[name] = tuple(kept)
-        return Candidate(instructions, incumbent.id, edits)
+            if change.demos is not None:
+                demos[name] = change.demos
+        return Candidate(instructions, incumbent.id, edits, demos, source)
 
     def _stored(self, predictor: str, text: str) -> tuple[str, Sequence[str]]:
         """Return an instruction as DSPy reads it back, and its sentences."""
@@ -106,10 +111,8 @@ class Sources:
         return text, self._protection.split(predictor, text)[0]
 
 
-def _sense(changes: Proposal) -> frozenset[tuple[str, str, int, str]]:
+def _sense(changes: Proposal) -> frozenset[tuple[str | int, ...]]:
     """Return what a proposal does, whatever its reasons."""
-    return frozenset((each.request.predictor, *_act(edit)) for each in changes for edit in each.edits)
-
-
-def _act(edit: Edit) -> tuple[str, int, str]:
-    return edit.op, edit.at, normalised(edit.text)
+    edits = ((each.request.predictor, edit) for each in changes for edit in each.edits)
+    demos = ((each.request.predictor, *(demo.example for demo in each.demos or ())) for each in changes)
+    return frozenset([*((name, edit.op, edit.at, normalised(edit.text)) for name, edit in edits), *demos])

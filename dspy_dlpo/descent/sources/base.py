@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import UpdateRequest
+from dspy_dlpo.core.records import Demo, UpdateRequest
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
 
@@ -18,10 +19,17 @@ class Change:
     Attributes:
         request: The request it answers.
         edits: Changes of sentences, the most useful first: a limit cuts the list at its end.
+        demos: The demos that the predictor is to have behind its own; None leaves them as they are.
     """
 
     request: UpdateRequest
     edits: tuple[Edit, ...]
+    demos: tuple[Demo, ...] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+        return not self.edits and self.demos is None
 
 
 Proposal = Sequence[Change]
@@ -35,8 +43,8 @@ class Source:
     decides about it, whichever source it came from.
     """
 
-    is_fallback = False
-    """Whether it is asked only where the other sources have brought no candidate."""
+    stage: Literal[0, 1, 2] = 0
+    """When it is asked: 0 first, 1 after those, 2 only where the others have brought no candidate."""
 
     unparsed = 0
     """Replies so far that could not be used."""

@@ -12,6 +12,8 @@ from dspy_dlpo.descent.walk import Walk
 class HalfStep(Source):
     """Proposes the first half of the edits of the step's first candidate, as a line search halves a step."""
 
+    stage = 1
+
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose the half, if there is a candidate."""
         return [[Change(each.request, each.edits[: len(each.edits) // 2]) for each in first] for first in so_far[:1]]

@@ -20,7 +20,7 @@ class Pruning(Source):
         requests: Writes requests.
     """
 
-    is_fallback = True
+    stage = 2
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
