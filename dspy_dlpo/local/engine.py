@@ -94,6 +94,13 @@ class LocalEngine:
     A copy is the engine itself: the weights are in memory once. They are loaded at the first request. The beginning of
     a prompt that an earlier one had too is not computed again.
 
+    At temperature 0 the same prompt mostly gives the same answer, but not always. What is in flight with it, and what
+    of it was computed before, changes in which pieces it is computed, and so the last digits: by up to 0.04 in the
+    logarithm of a token's probability, on 12 prompts. Where two tokens are as close as that, answers part. A seed fixes
+    what is drawn, not these digits. Arithmetic in 32 bits (0.02) and no prefix caching (0.04) do not cure it. So a
+    run is the same again if DSPy's cache or the run's `log_dir` has its replies, or if it asks one prompt at a time, in
+    the same order, from the start (`num_threads=1`).
+
     Args:
         path: The GGUF file: a model of the kinds llama, qwen2 and qwen3, 4 or 8 bit.
         num_ctx: Context length in tokens.
