@@ -111,7 +111,7 @@ def main() -> None:
                 prompt_model=lm.copy(max_tokens=120),
                 max_metric_calls=arguments.max_metric_calls,
                 tuning=Tuning(batch_size=5, max_trial_examples=10, show_gold=False, chain=chain),
-                num_threads=1,
+                num_threads=16,
                 seed=seed,
                 verbose=False,
             )
