@@ -272,6 +272,8 @@ def _join_moves(edits: list[Edit], rows: Sequence[str]) -> list[Edit]:
     deleted = Counter(rows[edit.at] for edit in edits if edit.op == "delete")
     added = Counter(edit.text for edit in edits if edit.op == "add")
     moved = deleted & added
+    if not moved:
+        return edits
     targets: dict[str, list[int]] = {}
     kept: list[Edit] = []
     for edit in edits:

@@ -24,7 +24,7 @@ _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 _CLOSING_TAG = re.compile(r"</[A-Za-z][^<>]*>[ \t\r]*$")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON = json.JSONDecoder()
-_WINDOW = 500  # sentencex takes time that grows with the square of a text that is not ASCII.
+_WINDOW = 200  # sentencex takes time that grows with the square of a text that is not ASCII.
 
 
 def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
@@ -47,7 +47,7 @@ def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
     starts: list[int] = []  # Of the units.
     is_blank, position = True, 0
     for block, prose in _blocks(text):
-        for piece in _sentences(block) if prose else [block]:
+        for piece in _sentences(block) if prose and not block.isspace() else [block]:
             if not starts:
                 starts.append(0)
                 is_blank = not piece.strip()
@@ -56,10 +56,10 @@ def split(text: str, protected: Collection[tuple[int, int]] = ()) -> list[str]:
                     starts.append(position)
                 is_blank = False
             position += len(piece)
-    spans = _joined(protected)
-    ends = [end for _, end in spans]
-    kept = [start for start in starts if not start or not _is_inside(start, spans, ends)]
-    return [text[start:end] for start, end in pairwise([*kept, len(text)])]
+    if spans := _joined(protected):
+        ends = [end for _, end in spans]
+        starts = [start for start in starts if not start or not _is_inside(start, spans, ends)]
+    return [text[start:end] for start, end in pairwise([*starts, len(text)])]
 
 
 def frozen_by(units: Sequence[str], protected: Iterable[tuple[int, int]]) -> frozenset[int]:
@@ -155,7 +155,8 @@ def _json_at(text: str, start: int) -> tuple[int, int]:
 def _block_at(lines: Sequence[str], index: int) -> int:
     """Return how many lines the fenced block, the list item or the single-line unit has that starts here; else 0."""
     line = lines[index]
-    if fence := _FENCE.match(line):
+    fence = _FENCE.match(line) if line.lstrip()[:1] in ("`", "~") else None
+    if fence:
         for end in range(index + 1, len(lines)):
             last = lines[end].strip()
             if last.startswith(fence.group(1)) and not last.strip("`~"):

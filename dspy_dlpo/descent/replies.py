@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, NamedTuple
 
 from dspy_dlpo.core.edits import Edit, align
@@ -18,7 +19,7 @@ from dspy_dlpo.core.sentences import split
 
 NOTHING = "NOTHING"
 """What critic and proposer are asked to write where nothing should change."""
-_MAX_CHARS = 60_000  # Of a reply; the rest is not read.
+_MAX_CHARS = 40_000  # Of a reply; the rest is not read.
 _MAX_ITEMS = 60
 _THOUGHTS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
 _THOUGHT = re.compile(rf"<(/?)(?:{_THOUGHTS})>", re.IGNORECASE)
@@ -106,24 +107,26 @@ def read_requirements(reply: str) -> Requirements:
     others: list[str] = []
     indent = -1  # Of the open item.
     for line in text.splitlines():
-        item = _ITEM.match(line) or None
-        tagged = None if item else _TAGGED.match(line)
-        depth = len(line) - len(line.lstrip())
-        if indent >= 0 and line.strip() and depth > indent:
+        bare = line.lstrip()
+        item = _ITEM.match(line)
+        tagged = _TAGGED.match(line) if bare[:1] == "<" else None
+        depth = len(line) - len(bare)
+        if indent >= 0 and bare and depth > indent:
             items[-1].append(line[indent:])
         elif item:
             indent = len(item[1])
             items.append([line[item.end() :]])
         elif tagged:
             items.append([tagged[2]])
-        elif line.strip() and not _FENCE.match(line):
+        elif bare and not (bare[0] in "`~" and _FENCE.match(line)):
             indent = -1
-            others.append(line.strip())
+            others.append(bare.rstrip())
     marked = _clean("\n".join(lines) for lines in items)
     if items:
         return Requirements(marked, [], others)
-    said = [line for line in others if not line.endswith(_LEAD_IN) and not _HEADING.match(line)]
-    return Requirements([], _clean(said), [line for line in others if line not in said])
+    is_said = [not (line.endswith(_LEAD_IN) or _HEADING.match(line)) for line in others]
+    loose = _clean(compress(others, is_said))
+    return Requirements([], loose, [line for line, said in zip(others, is_said, strict=True) if not said])
 
 
 def as_lines(reply: str) -> str:

@@ -111,7 +111,7 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
     loose = {normalised(point.text) for point in request.gradient.points if point.is_loose}
     for edit in edits:
         for single in _fitting(edit, request):
-            units = [unit.strip() for unit in split(single.text)]
+            units = [unit.strip() for unit in split(single.text)] if len(single.text) <= _LONGEST else []
             case = Case(single, request, units, taken, said, examples)
             rule = next((name for name, is_broken in RULES.items() if is_broken(case)), "")
             if rule:
@@ -145,7 +145,8 @@ def up_to(edits: Iterable[Edit], most: int | None) -> list[Edit]:
 
 def _fitting(edit: Edit, request: UpdateRequest) -> list[Edit]:
     """Return the edit, or one for each of its sentences if it has more than a candidate may change."""
-    if edit.op not in ("add", "replace") or request.max_edits is None or "\n" in edit.text.strip():
+    is_whole = len(edit.text) > _LONGEST or "\n" in edit.text.strip()
+    if edit.op not in ("add", "replace") or request.max_edits is None or is_whole:
         return [edit]
     texts = [unit.strip() for unit in split(edit.text)]
     if len(texts) <= request.max_edits:
