@@ -148,7 +148,7 @@ class Forward:
         if self.score(candidate, example) is None:
             return None
         found = (self._ledger.rollout(*key) for key in self._keys(candidate, example))
-        return _merged([rollout for rollout in found if rollout])
+        return self._merged([rollout for rollout in found if rollout])
 
     def known_scores(self, candidate: Candidate, examples: Iterable[str]) -> list[float]:
         """Return the scores of a candidate on those of the examples that have one; pays for nothing."""
