@@ -355,7 +355,7 @@ class Outcome(StrEnum):
     MINIBATCH_LOST = "minibatch lost"
     NO_GRADIENT = "no gradient"
     NO_USABLE_EDIT = "no usable edit"
-    BUDGET_SPENT = "the budget is spent"
+    CUT_SHORT = "cut short"  # By a limit, by Ctrl-C or by a `STOP` file: the run's end says by what.
 
 
 @dataclass(frozen=True)

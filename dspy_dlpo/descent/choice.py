@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from statistics import fmean
+from typing import Any
 
 from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Settings
@@ -61,9 +62,15 @@ class Choice:
             self.best = candidate
 
     @property
-    def best_score(self) -> float:
-        """Mean score of the best so far on the validation examples it was scored on; 0 if all were lost."""
-        return fmean(self._forward.known_scores(self.best, self._valset) or [0.0])
+    def standing(self) -> dict[str, Any]:
+        """Where the run stands on the valset, as fields of `StepRecord`; a mean score is 0 if all were lost."""
+        scores = self._forward.known_scores(self.best, self._valset)
+        return {
+            "best": self.best.id,
+            "best_score": fmean(scores or [0.0]),
+            "best_examples": len(scores),
+            "student_score": fmean(self._paired(self.best, self._student)[1] or [0.0]),
+        }
 
     @property
     def unpaid(self) -> int:

@@ -67,6 +67,7 @@ class Loop:
         """Walk from the student until there is a reason to stop; then choose."""
         state = self.policies.init([self.requests.plain(student, name) for name in student.instructions])
         walk = Walk.start(student, Choice(self.forward, student, self.settings), state)
+        self.listener.on_phase("scoring the student")
         try:
             self.check(walk)
             walk.choice.begin()
@@ -76,6 +77,7 @@ class Loop:
         except (BudgetSpent, *FATAL) as limit:
             walk.stopped = early_end(walk, limit)
         self.budget.reserve = 0
+        self.listener.on_phase("making the final choice")
         walk.gain = walk.choice.conclude()
         return walk
 
@@ -85,17 +87,21 @@ class Loop:
         before, gains = self.budget.spent.metric_calls, walk.choice.num_gains
         step = Step(ctx, incumbent, self.minibatch(walk), self.settings.score_range[1])
         walk.position += len(step.minibatch)
+        self.listener.on_phase("running the minibatch")
         rollouts = self.forward([(incumbent, example) for example in step.minibatch])  # Forward, and the loss.
         step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
         try:
+            self.listener.on_phase("asking the critic")
             step.gradients, step.remarks, step.refusals = self.backward(incumbent, step.failures, ctx.step)  # Backward.
             for gradient in self.selector(step.gradients, ctx, walk.history):
                 passing = step.successes[: self.settings.max_passing]
                 step.requests[gradient.predictor] = self.requests(incumbent, gradient, walk.state, ctx, passing)
+            self.listener.on_phase("looking for candidates")
             self.sources.propose(step, walk)  # Update.
             for candidate in walk.meet(step.candidates):
                 self.listener.on_candidate(candidate, ctx.step)
             if step.candidates:
+                self.listener.on_phase("trying the candidates")
                 thresholds = [
                     self.policies.threshold(each, incumbent, walk.state, ctx)
                     + first_rights(each, step.requests, walk.student, ctx.width)
@@ -109,8 +115,7 @@ class Loop:
         except BudgetSpent as limit:
             step.limit = str(limit)
         record = step.record(
-            best=walk.choice.best.id,
-            best_score=walk.choice.best_score,
+            **walk.choice.standing,
             unparsed=self.backward.ask.unparsed + self.sources.unparsed,
             lost=self.forward.lost,
             errors=self.forward.errors,

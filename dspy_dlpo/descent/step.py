@@ -92,7 +92,7 @@ class Step:
 
     def _why_no_trial(self) -> Outcome:
         if self.limit:
-            return Outcome.BUDGET_SPENT
+            return Outcome.CUT_SHORT
         if not self.rollouts:
             return Outcome.MINIBATCH_LOST
         if not self.failures:
