@@ -1,5 +1,7 @@
 """DLPO for DSPy: tune a program's instructions by textual gradient descent."""
 
+from importlib.metadata import version
+
 from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.descent.critic import Critique, CritiqueWithInput
 from dspy_dlpo.descent.listeners import Listener
@@ -20,6 +22,7 @@ from dspy_dlpo.policies import (
     TextualSimulatedAnnealing,
     schedules,
 )
+from dspy_dlpo.runtime.metric import MetricError
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import load_result
 
@@ -33,6 +36,7 @@ __all__ = [
     "Estimate",
     "Gain",
     "Listener",
+    "MetricError",
     "Policy",
     "ProposeEdits",
     "ProposeEditsKeeping",
@@ -48,3 +52,5 @@ __all__ = [
     "paired_interval",
     "schedules",
 ]
+
+__version__ = version("dspy-dlpo")

@@ -59,6 +59,26 @@ def test_listener_hears_everything_in_order_and_each_candidate_once(lm: dspy.LM,
     assert diary.said["run"].num_train + diary.said["run"].num_val == 40
 
 
+class Phases(Listener):
+    """Writes down what the run does in each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = [[]]
+
+    def on_phase(self, phase: str) -> None:
+        self.steps[-1].append(phase)
+
+    def on_step_end(self, record: Any) -> None:
+        self.steps.append([])
+
+
+def test_listener_hears_what_the_run_does(lm: dspy.LM, make: Any) -> None:
+    phases = Phases()
+    make(num_steps=2, listeners=[phases]).compile(dspy.Predict(Oracle), trainset=examples(40))
+    step = ["running the minibatch", "asking the critic", "looking for candidates", "trying the candidates"]
+    assert phases.steps == [["scoring the student", *step], step, ["making the final choice"]]
+
+
 def test_listener_that_raises_is_reported_and_changes_nothing(
     lm: dspy.LM, make: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

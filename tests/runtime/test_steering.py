@@ -48,6 +48,7 @@ def test_stop_file_ends_the_run_with_the_best_so_far_and_is_removed(tmp_path: Pa
     result = program.detailed_results
     assert result.stopped == f"stopped by {tmp_path / 'STOP'}"
     assert requests == 60
+    assert result.history[-1].outcome == "cut short"  # Not for want of a budget.
     assert result.val_aggregate_scores[result.best_idx] == max(result.val_aggregate_scores)
     assert not (tmp_path / "STOP").exists()
 

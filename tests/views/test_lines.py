@@ -39,6 +39,9 @@ def test_steps_are_logged_also_where_nothing_is_shown(
     assert {record.levelno for record in lines} == {logging.INFO}
     steps = [record.getMessage() for record in lines if record.getMessage().startswith("step ")]
     assert len(steps) == len(result.history)
+    assert "best on the valset 0.875 (8 of 16)" in steps[0]
+    first = result.history[0]
+    assert (first.best_examples, first.student_score) == (8, 0.0)
     assert lines[-1].getMessage().startswith(f"ended: {result.stopped}; valset 0.000 (all 16) -> 1.000 (all 16), gain ")
     assert capsys.readouterr().err == ""
 
