@@ -54,6 +54,12 @@ class Batcher:
         """Whether it takes requests."""
         return self._end is None
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered or wait for a slot."""
+        with self._changed:
+            return len(self._new) + len(self._live)
+
     def ask(self, tokens: Any, config: Any) -> Any:
         """Return the pipeline's output for a prompt, once it is complete.
 

@@ -158,6 +158,12 @@ class LocalEngine:
         """Give the whole answer as one stream."""
         yield from response_to_events(self.complete(request))
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered or wait for a slot."""
+        loaded = self._loaded
+        return loaded.batcher.in_flight if loaded else 0
+
     def cancel(self) -> None:
         """Give up all requests in flight, whose threads get `Cancelled`, and free their slots."""
         loaded = self._loaded

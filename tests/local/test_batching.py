@@ -104,6 +104,7 @@ def test_cancelling_returns_at_once_and_frees_the_slots(batcher: Batcher, pipeli
     for thread in threads:
         thread.start()
     assert until(lambda: len(pipeline.live) == 24)
+    assert batcher.in_flight == 24
     began = time.monotonic()
     batcher.cancel()
     for thread in threads:
@@ -111,6 +112,7 @@ def test_cancelling_returns_at_once_and_frees_the_slots(batcher: Batcher, pipeli
     assert time.monotonic() - began < 0.4
     assert len(raised) == 24
     assert until(lambda: not pipeline.live)
+    assert batcher.in_flight == 0
     assert batcher.ask(7, 1) == 70
 
 
