@@ -19,6 +19,7 @@ from dspy_dlpo.optimizer.estimate import check_metric_calls, usual_metric_calls
 from dspy_dlpo.policies import as_policies
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.runtime.data import Data
+from dspy_dlpo.runtime.executor import check_executor
 from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Prices
 
@@ -86,6 +87,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     if given.log_dir is not None and not (isinstance(given.log_dir, (str, Path)) and str(given.log_dir)):
         raise ValueError(f"`log_dir` must be a folder, but got log_dir={given.log_dir!r}. None keeps nothing.")
     Metric(given.metric, given.score_range)
+    check_executor(given.executor)
     Prices(given.prices)
     as_policies(given.policies)
     for each in given.protect if not isinstance(given.protect, str) else [given.protect]:

@@ -33,6 +33,7 @@ from dspy_dlpo.policies import Chain, as_policies
 from dspy_dlpo.runtime.asking import Asker
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data
+from dspy_dlpo.runtime.executor import Executor, opened
 from dspy_dlpo.runtime.fingerprint import describe, fingerprint
 from dspy_dlpo.runtime.forward import Forward
 from dspy_dlpo.runtime.interrupt import ended_by_ctrl_c
@@ -86,11 +87,12 @@ class Run:
             run = describe(self.student, self._shown(), self.data)
             try:
                 self.budget.charge(ledger.forgotten)
-                loop = self._loop(ledger)
-                run = keep_start(ledger, run)
-                self.listener.on_run_start(run, self.budget)
-                with ended_by_ctrl_c(self.budget):
-                    walk = loop.run(self.student.start)
+                with opened(self.arguments["executor"]) as executor:
+                    loop = self._loop(ledger, executor)
+                    run = keep_start(ledger, run)
+                    self.listener.on_run_start(run, self.budget)
+                    with ended_by_ctrl_c(self.budget):
+                        walk = loop.run(self.student.start)
                 result = result_of(
                     walk,
                     loop.forward,
@@ -110,7 +112,7 @@ class Run:
                 raise
         return result
 
-    def _loop(self, ledger: Ledger) -> Loop:
+    def _loop(self, ledger: Ledger, executor: Executor | None) -> Loop:
         given, settings, budget = SimpleNamespace(**self.arguments), self.settings, self.budget
         forward = Forward(
             self.student,
@@ -123,6 +125,7 @@ class Run:
             num_repeats=given.num_repeats,
             timeout=given.timeout,
             max_lost_share=given.max_lost_share,
+            executor=executor,
         )
         backward = Backward(
             Asker(self.critic_model, ledger, budget, budget.num_threads, given.critic, given.timeout),

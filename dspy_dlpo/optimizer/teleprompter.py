@@ -20,6 +20,7 @@ from dspy_dlpo.optimizer.estimate import Estimate, foretell
 from dspy_dlpo.policies import Policy
 from dspy_dlpo.runtime.budget import check_prices
 from dspy_dlpo.runtime.data import prepare
+from dspy_dlpo.runtime.executor import Executor
 from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Price, Prices
 from dspy_dlpo.runtime.program import Student
@@ -71,10 +72,14 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
 
         Run
         num_threads: Rollouts and critic calls in flight at once. Default: DSPy's setting.
+        executor: Where rollouts run. None: in threads of this process, which is right for programs that wait for an
+            API. Any executor with `submit` as in `concurrent.futures` runs them in its processes, `"ray"` or a
+            `RayExecutor` on a Ray cluster; program and metric are then pickled, and `num_threads` should be at least
+            the number of workers. The run is the same.
         timeout: Seconds for one run of the program with its metric, and for one critic or proposer call, retries of
             the LM included. What takes longer is abandoned and counted as lost. None for no limit.
         seed: Decides every random choice. The same seed and the same replies give the same run, whatever
-            `num_threads`.
+            `num_threads` and `executor`.
         log_dir: Folder of the run's ledger. Every reply is saved there before it is used, so the same call with the
             same folder goes on where the run stopped. A file named `STOP` there ends the run, as does Ctrl-C, with the
             best so far; a second Ctrl-C interrupts at once.
@@ -115,6 +120,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     patience: int | None = None
     prices: Mapping[str, Price] | None = None
     num_threads: int | None = None
+    executor: Executor | Literal["ray"] | None = None
     timeout: float | None = 600.0
     seed: int = 0
     log_dir: str | Path | None = None

@@ -11,7 +11,7 @@ from statistics import fmean
 from dspy_dlpo.core.records import Candidate, Rollout
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.data import Data
-from dspy_dlpo.runtime.executor import Threads
+from dspy_dlpo.runtime.executor import Executor, Runner, Threads, Workers
 from dspy_dlpo.runtime.faults import Faults, Outage
 from dspy_dlpo.runtime.ledger import Ledger
 from dspy_dlpo.runtime.metric import Metric, snapped
@@ -41,6 +41,7 @@ class Forward:
         timeout: Seconds after which a rollout is abandoned; None for never.
         max_lost_share: See `Faults`.
         max_chars: Characters kept of each field of a trace, error or feedback.
+        executor: Whose processes run the rollouts; None for threads of this one.
 
     Attributes:
         lost: Rollouts that were lost.
@@ -62,6 +63,7 @@ class Forward:
         timeout: float | None = None,
         max_lost_share: float = 1.0,
         max_chars: int = 2000,
+        executor: Executor | None = None,
     ) -> None:
         self.max_chars = max_chars
         self._examples = examples
@@ -75,7 +77,11 @@ class Forward:
         self._score_range = metric.score_range
         self._faults = Faults(max_lost_share)
         settings = RolloutSettings(failure_score, budget.prices, timeout, max_chars)
-        self._execute = Threads(student, metric, settings, num_threads)
+        self._execute: Runner = (
+            Threads(student, metric, settings, num_threads)
+            if executor is None
+            else Workers(executor, student, metric, settings, num_threads)
+        )
 
     @property
     def lost(self) -> int:

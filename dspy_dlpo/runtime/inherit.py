@@ -7,14 +7,19 @@ traced, nor see what `dspy.context` has set. `asyncio.to_thread` and `dspy.Paral
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _inside: ContextVar[bool] = ContextVar("dspy_dlpo_inside_a_rollout", default=False)
+_since: ContextVar[int] = ContextVar("dspy_dlpo_since", default=0)
+_batches: WeakKeyDictionary[ThreadPoolExecutor, int] = WeakKeyDictionary()
+_PARALLEL = "dspy.utils.parallelizer"
 _lock = threading.Lock()
 _num_users = 0
 _originals: dict[str, Callable[..., Any]] = {}
@@ -46,15 +51,32 @@ def threads_inherit_context() -> Iterator[None]:
                     setattr(owner, name, _originals[name])
 
 
+def since() -> int:
+    """Return when this thread or thread pool task was started, by `time.monotonic_ns`; now if that is not known.
+
+    What ends later cannot be among its inputs. All items of one `dspy.Parallel` count as started with the first.
+    """
+    return _since.get() or time.monotonic_ns()
+
+
+def _context(start: int) -> Context:
+    context = copy_context()
+    context.run(_since.set, start)
+    return context
+
+
 def _start(thread: threading.Thread) -> None:
     if _inside.get():
-        thread.run = partial(copy_context().run, thread.run)  # type: ignore[method-assign]  # As a subclass would.
+        thread.run = partial(_context(time.monotonic_ns()).run, thread.run)  # type: ignore[method-assign]  # As a subclass would.
     _originals["start"](thread)
 
 
 def _submit(pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
     if _inside.get():
-        function = partial(copy_context().run, function)
+        start = time.monotonic_ns()
+        if function.__module__ == _PARALLEL:
+            start = _batches.setdefault(pool, start)
+        function = partial(_context(start).run, function)
     future: Future[Any] = _originals["submit"](pool, function, *args, **kwargs)
     return future
 

@@ -81,6 +81,14 @@ class Student:
         self._copies: OrderedDict[str, dict[tuple[int, dspy.BaseLM | None], Copy]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Student, (self._program,)
+
+    @property
+    def original(self) -> dspy.Module:
+        """The program itself."""
+        return self._program
+
     @property
     def name(self) -> str:
         """Name of the program's class."""

@@ -22,6 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from dspy_dlpo.core.plain import well_formed
 from dspy_dlpo.core.records import Call
+from dspy_dlpo.runtime.inherit import since
 
 _MAX_CALLS = 200
 _MAX_PARTS = 300
@@ -81,6 +82,7 @@ class _Record:
     prediction: Any = None
     outputs: Mapping[str, _Value] = field(default_factory=dict)
     ended: float = float("inf")
+    ended_at: int = 0  # By `time.monotonic_ns`.
     done: threading.Event = field(default_factory=threading.Event)
     aside: AbstractContextManager[None] = field(default_factory=nullcontext)
     error: BaseException | None = None
@@ -114,6 +116,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         self._records: dict[str, _Record] = {}
         self._modules: dict[str, tuple[tuple[int, int], str]] = {}  # Where each module call runs, and its task.
         self._begun_by: dict[str, str] = {}  # For each task the one that began it.
+        self._since: dict[str, int] = {}  # When each task was started.
         self._clock = itertools.count()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -128,6 +131,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         if caller and caller[1] != task:
             self._begun_by[task] = caller[1]
         self._modules[call_id] = here, task
+        self._since.setdefault(task, since())
         if isinstance(instance, dspy.Predict):
             fields = instance.signature.input_fields
             given = inputs.get("kwargs", inputs)
@@ -146,7 +150,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
             try:
                 record.outputs = {name: _Value(value) for name, value in outputs.items()} if outputs is not None else {}
             finally:
-                record.ended = next(self._clock)
+                record.ended, record.ended_at = next(self._clock), time.monotonic_ns()
                 record.done.set()
 
     def wait(self, seconds: float) -> None:
@@ -179,7 +183,7 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
         if len(ended) > _MAX_CALLS:
             ended = ended[: _MAX_CALLS // 2] + ended[-_MAX_CALLS // 2 :]
         for record in sorted(ended, key=lambda record: record.begun):
-            earlier = [other for other in ended if other.outputs and other.ended < record.begun]
+            earlier = [other for other in ended if other.outputs and self._is_before(other, record)]
             record.sources = self._sources(record, earlier)
             makers = itertools.chain.from_iterable(record.sources.values())
             record.depth = 1 + max((maker.depth for maker in makers), default=0)
@@ -230,6 +234,22 @@ class Recorder(BaseCallback):  # type: ignore[misc]  # DSPy is untyped.
             behind = bisect(begun, task[0].begun) - 0.5
             places |= {id(each): (behind, task[0].depth, texts, number) for number, each in enumerate(task)}
         return sorted(records, key=lambda record: places[id(record)])
+
+    def _is_before(self, other: _Record, record: _Record) -> bool:
+        """Whether a call had ended when another began; one that ran beside its task counts as later, whenever it was.
+
+        Which of two items of a `dspy.Parallel` is done first depends on the threads, and neither can use the other.
+        """
+        if record.task in self._with_ancestors(other.task) or other.task in self._with_ancestors(record.task):
+            return other.ended < record.begun
+        return other.ended < record.begun and other.ended_at <= self._since[record.task]
+
+    def _with_ancestors(self, task: str) -> list[str]:
+        """Return a task, the one that began it, and so on."""
+        found = [task]
+        while (above := self._begun_by.get(found[-1])) and above not in found:
+            found.append(above)
+        return found
 
     def _sources(self, record: _Record, earlier: Sequence[_Record]) -> dict[str, list[_Record]]:
         """Return for each input field the earlier calls that made it.

@@ -3,8 +3,10 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import dspy
@@ -15,8 +17,9 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic.fields import FieldInfo
 
 from dspy_dlpo.core.records import Call
+from dspy_dlpo.runtime.inherit import threads_inherit_context
 from dspy_dlpo.runtime.trace import Recorder, in_prompt, predictor_names
-from tests.scripted import Program, Script, field, replying, scripted_lm
+from tests.scripted import Program, Script, field, fields, replying, scripted_lm
 
 QUESTION = "What of topic alpha?"
 NOTE = "It was in alpha."
@@ -357,3 +360,33 @@ def test_values_are_shown_as_the_prompt_of_the_program_shows_them(value: Any, sh
 def test_image_in_a_list_is_shown_without_its_data() -> None:
     image = dspy.Image("data:image/png;base64," + "A" * 10_000)
     assert len(in_prompt([image, {"at": image}])) < 500
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_items_that_run_side_by_side_are_no_sources_of_each_other_whichever_is_first(first: int) -> None:
+    def script(system: str, user: str) -> str:
+        if user.count("part") == 1:
+            time.sleep(0.0 if f"part {first}" in user else 0.1)
+        return fields(note="part 2")  # Which is what the third item is asked, and begins after the quick one.
+
+    def forward(self: Any, question: str) -> Any:
+        items = [(self.find, {"question": f"part {number}"}) for number in range(3)]
+        dspy.Parallel(num_threads=2, disable_progress_bar=True)(items)
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(self.find, question="after all: part 2, part").result()
+        return pool_of_one(self.find, f"{later.note}, part")
+
+    program = Program(forward, find=dspy.Predict("question -> note"))
+    recorder = Recorder(program, predictor_names(program), {"question": "Go."}, max_chars=2000)
+    with dspy.context(lm=scripted_lm(script), callbacks=[recorder]), threads_inherit_context():
+        prediction = program(question="Go.")
+    sources = [dict(call.sources) for call in recorder.calls(prediction)]
+    assert sources == [{}, {}, {}, {"question": (0, 1, 2)}, {"question": (0, 1, 2, 3)}]
+
+
+def pool_of_one(predictor: dspy.Predict, note: str) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(predictor(question=f"{note} is it")))
+    thread.start()
+    thread.join()
+    return found[0]
