@@ -32,6 +32,7 @@ from dspy_dlpo.optimizer.arguments import failure_score_of
 from dspy_dlpo.policies import Chain, as_policies
 from dspy_dlpo.runtime.asking import Asker
 from dspy_dlpo.runtime.budget import Budget
+from dspy_dlpo.runtime.context import room_for_a_field
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.executor import Executor, opened
 from dspy_dlpo.runtime.fingerprint import describe, fingerprint
@@ -114,6 +115,7 @@ class Run:
 
     def _loop(self, ledger: Ledger, executor: Executor | None) -> Loop:
         given, settings, budget = SimpleNamespace(**self.arguments), self.settings, self.budget
+        room = min(room_for_a_field(self.critic_model), room_for_a_field(self.prompt_model))
         forward = Forward(
             self.student,
             Metric(given.metric, given.score_range),
@@ -126,6 +128,7 @@ class Run:
             timeout=given.timeout,
             max_lost_share=given.max_lost_share,
             executor=executor,
+            max_chars=max(room // 4, 2000),
         )
         backward = Backward(
             Asker(self.critic_model, ledger, budget, budget.num_threads, given.critic, given.timeout),
@@ -134,6 +137,7 @@ class Run:
             top_score=settings.score_range[1],
             chunk_size=given.critic_chunk_size,
             chain=given.chain,
+            max_chars=room,
         )
         proposer = Asker(self.prompt_model, ledger, budget, budget.num_threads, given.proposer, given.timeout)
         policies = Chain(as_policies(given.policies))
@@ -142,7 +146,7 @@ class Run:
         requests = Requests(protection, policies)
         sources: list[Source] = [
             CriticSentences(),
-            ProposerEdits(proposer, always_passing=given.proposer is not None),
+            ProposerEdits(proposer, always_passing=given.proposer is not None, max_chars=room),
             HalfStep(),
             Pruning(requests),
         ]
