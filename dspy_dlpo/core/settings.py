@@ -30,6 +30,7 @@ class Tuning:
         critic_model: The LM that criticises. Default: `prompt_model`.
         critic: Takes the place of the critic: any callable or `dspy.Module` that takes and returns the fields of
             `dspy_dlpo.CritiqueWithInput`. It is called with the critic's LM as DSPy's LM.
+            Requirements are a list, or lines that begin with "- "; what it writes otherwise must help on the trial.
         proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.ProposeEditsKeeping`.
         critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models; more cost
             fewer calls.
