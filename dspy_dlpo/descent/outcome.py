@@ -73,6 +73,11 @@ class RunResult:
         return self.stopped != NOT_ENDED
 
     @property
+    def unparsed(self) -> int:
+        """Critic and proposer calls without a usable reply, even when asked for again."""
+        return self.history[-1].unparsed if self.history else 0
+
+    @property
     def score_before(self) -> float:
         """Mean score of the student on the validation examples it was scored on; NaN if there were none."""
         return self.val_aggregate_scores[0]

@@ -26,6 +26,7 @@ from dspy_dlpo.views.words import (
     ending_of,
     failing_of,
     gain_of,
+    mishaps,
     models_of,
     resumed,
     scores_of,
@@ -118,6 +119,8 @@ def show(run: Run, as_json: AsJson = False) -> None:
     before, after = scores_of(result)
     console.print(f"\nValset: {before} before, {after} after, gain {gain_of(result)}")
     console.print(f"Spent: {spending(result.spent)}")
+    for said in mishaps(result):
+        console.print(f"Mind: {said}")
     if failing := failing_of(result):
         console.print(f"\n{failing}", soft_wrap=True)
 

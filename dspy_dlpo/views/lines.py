@@ -18,8 +18,8 @@ from dspy_dlpo.views.words import (
     ending_of,
     gain_of,
     listed,
+    mishaps,
     outcome_of,
-    plural,
     resumed,
     scores_of,
     spending,
@@ -70,18 +70,12 @@ def opening(run: RunInfo) -> list[str]:
 def closing(result: RunResult) -> str:
     """Return how a run ended: why, the scores, the gain, what was spent and what went wrong."""
     before, after = scores_of(result)
-    unparsed = result.history[-1].unparsed if result.history else 0
-    empty, cut_off = result.spent.empty_replies, result.spent.cut_off_replies
     return listed(
         [
             f"ended: {ending_of(result)}",
             f"valset {before} -> {after}, gain {gain_of(result)}",
             spending(result.spent) + (f" in {took(result.run)}" if took(result.run) else ""),
-            f"{plural(unparsed, 'critic or proposer call')} without a usable reply" if unparsed else "",
-            f"{plural(result.lost, 'rollout')} lost" if result.lost else "",
-            f"{plural(result.errors, 'rollout')} ended in an error of the program or metric" if result.errors else "",
-            f"{plural(empty, 'empty answer')} of a model" if empty else "",
-            f"{plural(cut_off, 'answer')} cut off at the limit of length" if cut_off else "",
+            *mishaps(result),
         ]
     )
 

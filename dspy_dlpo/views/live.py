@@ -27,7 +27,7 @@ from dspy_dlpo.runtime.budget import Budget, amounts
 from dspy_dlpo.runtime.prices import dollars
 from dspy_dlpo.runtime.trace import shorten
 from dspy_dlpo.views.lines import closing, opening
-from dspy_dlpo.views.words import best_of, scores_of
+from dspy_dlpo.views.words import best_of, mishaps, resumed, scores_of
 
 _PAUSE = 0.25  # Seconds from one drawing to the next.
 _MAX_SHARE = 0.002  # Of the time, for drawing, while the run needs the processor itself.
@@ -171,8 +171,12 @@ class LiveView(Listener):
         else:
             said = "student {}, final choice {}".format(*scores_of(self._result))
         self._tell(lines, "valset", said)
+        if before := resumed(self._run).removeprefix("resumed "):
+            self._tell(lines, "resumed", before)
         self._tell(lines, "incumbent", f"{record.score:.3f} on the minibatch ({len(record.minibatch)} examples)")
         self._tell(lines, "last step", _outcome(record, self._run))
+        if wrong := mishaps(self._result or record):
+            self._tell(lines, "mind", "; ".join(wrong))
         marks = ["." if each.trial is None else "+" if each.accepted else "-" for each in self._records]
         lines.append(f"{'history':<{_INDENT}}", "dim")
         for mark in marks[-_MAX_MARKS:]:

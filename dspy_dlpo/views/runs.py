@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dspy_dlpo.core.records import Candidate, RunInfo, Session, StepRecord
-from dspy_dlpo.descent.outcome import NOT_ENDED
+from dspy_dlpo.descent.outcome import NOT_ENDED, RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.ledger import LEDGER, Ledger, reading
 from dspy_dlpo.runtime.reading import KeptRun, read_run
@@ -85,7 +85,7 @@ def load_result(log_dir: str | Path) -> DLPOResult:
         return _so_far(run, steps, kept, str(log_dir))
 
 
-def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str, Any]:
+def program_state(result: RunResult, candidate: str | None = None) -> dict[str, Any]:
     """Return a candidate's program as `dspy.Module.save` writes it to JSON, for `load` of a program of the same form.
 
     It has no language models.
@@ -108,7 +108,7 @@ def program_state(result: DLPOResult, candidate: str | None = None) -> dict[str,
     return state | {"metadata": {"dependency_versions": {"python": python, "dspy": result.run.versions["dspy"]}}}
 
 
-def candidate_of(result: DLPOResult, candidate: str | None = None) -> Candidate:
+def candidate_of(result: RunResult, candidate: str | None = None) -> Candidate:
     """Return any candidate of a run, by default the one that was chosen.
 
     Raises:
@@ -146,6 +146,8 @@ def _so_far(run: RunInfo, steps: list[StepRecord], kept: KeptRun, log_dir: str) 
         score_range=tuple(run.settings["score_range"]),
         failure_score=run.settings["failure_score"],
         run=run,
+        lost=steps[-1].lost if steps else 0,
+        errors=steps[-1].errors if steps else 0,
     )
 
 

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from pydantic_core import to_json
 
 from dspy_dlpo.core.records import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
+from dspy_dlpo.views.runs import program_state
 from dspy_dlpo.views.words import started
 
 _SECONDS_BETWEEN = 5.0
@@ -105,7 +107,7 @@ class MLflowListener(Listener):
         try:
             self._send()
             self._mlflow.log_metrics(result.numbers(), step=len(result.history), run_id=self._run_id)
-            with _files(result, program) as folder:
+            with _files(result) as folder:
                 self._mlflow.log_artifacts(str(folder), run_id=self._run_id)
         finally:
             self._end("FINISHED")
@@ -165,7 +167,7 @@ class WandbListener(Listener):
             self._run.log(result.numbers(), step=len(result.history))
             self._run.summary.update(result.numbers())
             artifact = self._wandb.Artifact(f"dlpo-{self._run.id}", type="run")
-            with _files(result, program) as folder:
+            with _files(result) as folder:
                 artifact.add_dir(str(folder))
                 self._run.log_artifact(artifact)
         finally:
@@ -195,11 +197,14 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def _files(result: RunResult, program: dspy.Module) -> Iterator[Path]:
-    """Write the program and the report into a folder that lasts for the block."""
+def _files(result: RunResult) -> Iterator[Path]:
+    """Write the program and the report into a folder that lasts for the block.
+
+    The program is without its language models: DSPy would save their settings, among which may be keys.
+    """
     from dspy_dlpo.views.report import save_report
 
     with tempfile.TemporaryDirectory() as folder:
-        program.save(str(Path(folder, "program.json")))
+        Path(folder, "program.json").write_bytes(to_json(program_state(result), indent=2))
         save_report(result, Path(folder, "report.html"))
         yield Path(folder)

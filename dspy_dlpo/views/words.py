@@ -58,6 +58,18 @@ def outcome_of(record: StepRecord) -> str:
     return f"{record.outcome.value}, gain {trial.gain:+.3f} on {plural(len(trial.differences), 'example')}"
 
 
+def mishaps(last: StepRecord | RunResult) -> list[str]:
+    """Return what went wrong by the end of a step or of a run, with counts: nothing of it ends a run."""
+    counts = [
+        (last.errors, "rollout", "ended in an error of the program or metric"),
+        (last.lost, "rollout", "lost to failing models or the time limit"),
+        (last.unparsed, "critic or proposer call", "without a usable reply"),
+        (last.spent.empty_replies, "reply", "that held nothing"),
+        (last.spent.cut_off_replies, "reply", "cut off at the limit of length"),
+    ]
+    return [f"{plural(number, thing)} {said}" for number, thing, said in counts if number]
+
+
 def failing_of(result: RunResult) -> str:
     """Return which validation examples still fall short of a perfect score, before and after; empty if none does."""
     if not result.val_subscores:
@@ -132,10 +144,12 @@ def cost(amount: float | None) -> str:
 def plural(number: int, thing: str) -> str:
     """Return a number of things with their name.
 
-    >>> plural(1, "example"), plural(2000, "example")
-    ('1 example', '2,000 examples')
+    >>> plural(1, "example"), plural(2000, "example"), plural(2, "reply")
+    ('1 example', '2,000 examples', '2 replies')
     """
-    return f"{number:,} {thing}" + "s" * (number != 1)
+    if number != 1:
+        thing = f"{thing[:-1]}ies" if thing.endswith("ly") else f"{thing}s"
+    return f"{number:,} {thing}"
 
 
 def duration(seconds: float) -> str:

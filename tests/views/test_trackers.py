@@ -15,7 +15,7 @@ import pytest
 
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.views.trackers import MLflowListener, WandbListener
-from tests.scripted import Oracle, examples, metric
+from tests.scripted import Oracle, Program, examples, metric
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # Read on import. It would call home.
 mlflow = pytest.importorskip("mlflow", reason="needs mlflow, of the `test` extra")
@@ -182,6 +182,22 @@ def test_mlflow_that_cannot_be_reached_leaves_the_run_and_the_users_own_alone(
     assert program.detailed_results.history
     assert complaints(caplog) == ["MLflowListener raised in on_run_start; the run goes on."]
     assert not store.runs()[0].data.metrics
+
+
+SECRETS = {"api_key": "sk-1234", "aws_secret_access_key": "AKIA9", "azure_ad_token": "token-77"}
+
+
+def test_no_setting_of_a_model_but_its_name_leaves_the_machine(
+    store: Any, lm: dspy.LM, make: Any, tmp_path: Path
+) -> None:
+    program = Program(lambda self, question: self.answer(question=question), answer=Oracle, spare=Oracle)
+    program.spare.lm = dspy.LM("openai/other", extra_headers={"x-key": "header-99"}, **SECRETS)
+    make(listeners=[MLflowListener()], num_steps=1).compile(program, trainset=examples(40))
+    (run,) = store.runs()
+    folder = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(tmp_path / "copy"))
+    sent = str(run.to_dictionary()) + "".join(path.read_text() for path in Path(folder).iterdir())
+    assert "scripted/model, openai/other" in sent
+    assert [secret for secret in [*SECRETS.values(), "header-99"] if secret in sent] == []
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.data import place
 from dspy_dlpo.views.explain import is_repeated
-from dspy_dlpo.views.words import duration, plural
+from dspy_dlpo.views.words import duration, mishaps, plural
 
 NONE = "–"
 
@@ -52,9 +52,7 @@ def headline(result: RunResult) -> Headline:
             "No valset could be held out. The choice was made on examples that the instructions were made from, so the "
             "gain looks too good."
         )
-    lost = result.history[-1].lost if result.history else 0
-    if lost:
-        cautions.append(f"{count(lost)} runs of the program were lost to failing language models or the time limit.")
+    cautions += [f"{said}." for said in mishaps(result)]
     return Headline(verdict, tone, tuple(cautions))
 
 
