@@ -19,6 +19,7 @@ from dspy_dlpo.core.edits import Edit, apply
 from dspy_dlpo.core.records import (
     Call,
     Candidate,
+    Demo,
     Outcome,
     Point,
     Refusal,
@@ -37,7 +38,7 @@ from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.views.report import render, save_report
 from dspy_dlpo.views.report.charts import schedules, score_chart
-from dspy_dlpo.views.report.view import diff, step_views, val_examples, visits
+from dspy_dlpo.views.report.view import CandidateView, diff, step_views, val_examples, visits
 from dspy_dlpo.views.report.words import headline
 from dspy_dlpo.views.result import DLPOResult
 from dspy_dlpo.views.runs import load_result
@@ -376,6 +377,28 @@ def test_each_changed_instruction_is_shown_whole_before_and_after() -> None:
         ("Before", result.run.student.instructions[name]),
         ("After", result.best_candidate[name].strip()),
     ]
+
+
+def test_demos_of_the_run_are_shown_with_where_they_are_from() -> None:
+    result = made_up(4)
+    name = next(iter(result.best_candidate))
+    demos = (
+        Demo("train:3", {"question": "What <i>now</i>?", "answer": 7}, augmented=True),
+        Demo("train:9", {"answer": "x"}),
+    )
+    best = replace(result.candidates[-1], demos={name: demos})
+    step = result.history[1]
+    assert step.trial is not None
+    step = replace(
+        step, candidates=(best, *step.candidates[1:]), trial=replace(step.trial, candidate=best.id), best=best.id
+    )
+    history = (result.history[0], step, *result.history[2:])
+    page = render(replace(result, candidates=(*result.candidates[:-1], best), history=history))
+    assert "2 demos of the run" in page
+    assert "train 3, a call that went right" in page
+    assert "train 9, the labels" in page
+    assert "What &lt;i&gt;now&lt;/i&gt;?" in page
+    assert CandidateView(best, "accepted", 0.5, None, {}).changes.endswith("2 demos")
 
 
 def test_report_says_which_models_made_the_run_when_and_what_had_been_paid_before() -> None:

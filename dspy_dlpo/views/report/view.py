@@ -8,9 +8,10 @@ from itertools import groupby
 from typing import Literal
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, Spending, StepRecord
+from dspy_dlpo.core.records import Candidate, Demo, Spending, StepRecord
 from dspy_dlpo.descent.origins import Origin, provenance
 from dspy_dlpo.descent.outcome import RunResult
+from dspy_dlpo.views.words import plural
 
 Mark = Literal["accepted", "refused", "skipped"]
 
@@ -44,10 +45,12 @@ class CandidateView:
 
     @property
     def changes(self) -> str:
-        """How many sentences it adds, deletes, modifies and moves, in signs."""
+        """How many sentences it adds, deletes, modifies and moves, in signs, and how many demos it has."""
         edits = [edit.op for edits in self.candidate.edits.values() for edit in edits]
         signs = {"add": "+", "delete": "−", "replace": "~", "move": "↕"}
-        return " ".join(f"{sign}{edits.count(op)}" for op, sign in signs.items() if op in edits)
+        counts = [f"{sign}{edits.count(op)}" for op, sign in signs.items() if op in edits]
+        demos = sum(map(len, self.candidate.demos.values()))
+        return " ".join([*counts, *([plural(demos, "demo")] if demos else [])])
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,14 @@ class PromptView:
         before: The student's instruction.
         text: The instruction.
         origins: Its sentences, with where they came from.
+        demos: The demos that the run put behind the student's own.
     """
 
     predictor: str
     before: str
     text: str
     origins: tuple[Origin, ...]
+    demos: tuple[Demo, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -175,7 +180,8 @@ def prompts(result: RunResult) -> list[PromptView]:
     """Return the final instructions."""
     before = result.run.student.instructions
     return [
-        PromptView(name, before[name], text, provenance(result, name)) for name, text in result.best_candidate.items()
+        PromptView(name, before[name], text, provenance(result, name), tuple(result.best.demos.get(name, ())))
+        for name, text in result.best_candidate.items()
     ]
 
 
