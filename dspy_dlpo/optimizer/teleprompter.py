@@ -17,6 +17,7 @@ from dspy_dlpo.optimizer.arguments import check_arguments, failure_score_of, pla
 from dspy_dlpo.optimizer.assembly import Run
 from dspy_dlpo.optimizer.diagnose import Diagnosis, examine
 from dspy_dlpo.optimizer.estimate import Estimate, foretell
+from dspy_dlpo.optimizer.names import answers_other_names, refuse_unknown
 from dspy_dlpo.policies import Policy
 from dspy_dlpo.runtime.budget import check_prices
 from dspy_dlpo.runtime.data import prepare
@@ -28,6 +29,7 @@ from dspy_dlpo.views.progress import progress
 from dspy_dlpo.views.result import CandidatePrograms
 
 
+@answers_other_names
 @dataclass(kw_only=True, eq=False)
 class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     """Tune the instructions of a DSPy program by textual gradient descent.
@@ -143,6 +145,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         *,
         teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
+        **unknown: Any,
     ) -> dspy.Module:
         """Return a copy of the program with better instructions.
 
@@ -152,10 +155,12 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             teacher: Not used; DSPy's interface has it.
             valset: Examples that choose the result. Default (also if empty): a seeded part of the trainset if that
                 has at least 20 examples, else the trainset itself.
+            **unknown: None: what other optimisers' `compile` takes is answered with the name it has here.
 
         Returns:
             A new program: the best candidate on the valset, never one that is worse there than the student. It has
-            `candidate_programs` and `detailed_results` (`DLPOResult`).
+            `candidate_programs` and `detailed_results` (`DLPOResult`). These stay behind when it is pickled or saved,
+            so that it can be loaded with DSPy alone; with `log_dir`, `load_result` reads them again.
 
         Raises:
             TypeError: If the program or an example is of the wrong kind.
@@ -166,6 +171,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
             OSError: If the disk is full. As after every error, the same call with the same `log_dir` goes on.
             dspy.LMError: If a language model fails in a way that no retry can mend.
         """
+        refuse_unknown(unknown, ("student", "trainset", "teacher", "valset"), "compile")
         data = prepare(trainset, valset, self.seed)
         asked, arguments = Student(student), self._arguments()
         asked.check(self.tuning.num_repeats)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -13,6 +15,8 @@ import dspy
 
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.runtime.prices import WAY_OUT, Prices, dollars
+
+_logger = logging.getLogger(__name__)
 
 
 class BudgetSpent(Exception):
@@ -95,6 +99,17 @@ class Budget:
         """Let every further check end the run, with this reason."""
         self._stopped = reason
 
+    def remove_stop_file(self) -> None:
+        """Remove the stop file, whatever it is; one that cannot be removed is not looked at again."""
+        path = self._stop_file
+        if path is None or not os.path.lexists(path):
+            return
+        try:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        except OSError as error:
+            self._stop_file = None
+            _logger.warning("%s cannot be removed (%s). Remove it yourself.", path, error)
+
     def check(self, metric_calls: int = 0) -> None:
         """Raise `BudgetSpent` if the run was stopped, or a limit less the reserve is reached or would be exceeded.
 
@@ -102,9 +117,9 @@ class Budget:
         call. So what is in flight when a limit is reached is all that can go beyond it, and nothing can go beyond
         `max_metric_calls`.
         """
-        if self._stop_file is not None and self._stop_file.exists():
-            self._stop_file.unlink(missing_ok=True)  # So that the same call can go on later.
+        if self._stop_file is not None and os.path.lexists(self._stop_file):
             self.stop(f"stopped by {self._stop_file}")
+            self.remove_stop_file()  # So that the same call can go on later.
         if self._stopped:
             raise BudgetSpent(self._stopped)
         with self._lock:

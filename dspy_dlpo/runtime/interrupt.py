@@ -19,9 +19,12 @@ from dspy_dlpo.runtime.budget import Budget
 def ended_by_ctrl_c(budget: Budget) -> Iterator[None]:
     """Let the first Ctrl-C within the block stop the budget, and a second one interrupt at once.
 
+    A stop file that an earlier run has left is removed first: it was not meant for this one.
+
     What is in flight is waited for and kept. Signals reach the main thread alone, and a program that has a handler of
     its own keeps it: in both cases nothing changes.
     """
+    budget.remove_stop_file()
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 Price = tuple[float, float]
@@ -18,8 +23,8 @@ WAY_OUT = "Give `prices={%r: (dollars per million input tokens, dollars per mill
 class Prices:
     """What calls cost: by the user's prices, else by the LM's own word (DSPy's), else by litellm's price table.
 
-    The table is read only for models that `look_up` was asked about, since litellm takes seconds to import; it knows
-    no discounts, so that what it says is rather too much. A price that nobody knows is None, never 0.
+    The table is read only for models that `look_up` was asked about; it knows no discounts, so that what it says is
+    rather too much. A price that nobody knows is None, never 0.
 
     Args:
         given: The user's prices, by the name of the model as in `lm.model`.
@@ -82,14 +87,33 @@ class Prices:
 
 
 def _listed(model: str) -> Price | None:
-    import litellm  # Takes seconds to import.
-
-    litellm.suppress_debug_info = True  # As DSPy does. It would print advice about a name that it does not know.
-    try:
-        entry = litellm.model_cost[litellm.get_model_info(model)["key"]]
-        return entry["input_cost_per_token"] * 1e6, entry["output_cost_per_token"] * 1e6
-    except Exception:  # noqa: BLE001 - litellm raises plain Exceptions for a model that it does not know.
+    """Return the price of a model in litellm's table: by its whole name, or without that of its provider."""
+    table = _table()
+    provider, _, name = model.partition("/")
+    entry = table.get(model)
+    if entry is None and name and str((table.get(name) or {}).get("litellm_provider", "")).startswith(provider):
+        entry = table[name]
+    sent, received = ((entry or {}).get(f"{side}_cost_per_token") for side in ("input", "output"))
+    if not isinstance(sent, (int, float)) or not isinstance(received, (int, float)):
         return None
+    return sent * 1e6, received * 1e6
+
+
+def _table() -> Mapping[str, Any]:
+    """Return litellm's table. Its file is read, since importing litellm takes seconds and may ask the network."""
+    if loaded := sys.modules.get("litellm"):
+        return dict(loaded.model_cost)
+    return _file()
+
+
+@lru_cache(maxsize=1)
+def _file() -> Mapping[str, Any]:
+    spec = find_spec("litellm")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "model_prices_and_context_window_backup.json")
+        if path.is_file():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
 
 
 def dollars(amount: float | None) -> str:

@@ -59,7 +59,17 @@ class Evaluation:
 
 @dataclass(frozen=True, repr=False)
 class DLPOResult(RunResult):
-    """The course of a run: `program.detailed_results`. The attributes are those of `RunResult`."""
+    """The course of a run: `program.detailed_results`. The attributes are those of `RunResult`.
+
+    It stays behind when it is pickled, and so when a program is saved whole: what is saved then loads with DSPy alone,
+    and holds no training examples. Keep it with `to_dict`, or read it again from the run's folder with `load_result`.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DLPOResult:
+        return self
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
     def __repr__(self) -> str:
         before, after = scores_of(self)
@@ -274,6 +284,13 @@ class CandidatePrograms(Sequence[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self._ranking)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CandidatePrograms:
+        return self
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[()]]:
+        """Stay behind when the program is pickled; see `DLPOResult`."""
+        return list, ()
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
