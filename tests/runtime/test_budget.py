@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +245,17 @@ def test_terminal_tells_what_is_spent_of_each_limit(lm: dspy.LM, make: Any, caps
     assert f"{spent.metric_calls} metric calls" in told
     assert " of 900 LM calls, $0." in told
     assert " of $5.00" in told
+
+
+def test_prices_are_found_without_importing_litellm() -> None:
+    code = """
+import sys
+from dspy_dlpo.runtime.prices import Prices
+prices = Prices()
+names = ["gpt-4o-mini", "openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "nobody/gpt-4o-mini", "openai/mine"]
+missing = prices.look_up(names)
+print(prices.of("openai/gpt-4o-mini"), prices.of("gpt-4o-mini"), missing, "litellm" in sys.modules)
+"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True)
+    price, same, missing = "(0.15, 0.6)", "(0.15, 0.6)", ["nobody/gpt-4o-mini", "openai/mine"]
+    assert found.strip() == f"{price} {same} {missing} False"

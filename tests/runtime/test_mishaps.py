@@ -288,7 +288,7 @@ def test_failed_call_of_critic_or_proposer_leaves_the_run_its_other_sources(
     first = 8 if role == "critic" else 1
     with dspy.context(lm=scripted_lm(failing_role(role, error, lambda number: number < first))):
         result = make(num_steps=5).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
-    assert result.stopped == "5 steps are done"
+    assert result.stopped in ("5 steps are done", "the program is perfect on the whole trainset")
     assert result.val_aggregate_scores[result.best_idx] > result.val_aggregate_scores[0]
     assert result.history[-1].unparsed == first
     assert caplog.text.count(f"of the {role} failed") == 1

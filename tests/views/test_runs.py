@@ -136,8 +136,11 @@ def test_all_runs_under_a_folder_are_found(tmp_path: Path) -> None:
 
 
 def test_run_that_ended_before_its_first_score_is_loaded(make: Any, tmp_path: Path) -> None:
-    (tmp_path / "STOP").touch()
-    with dspy.context(lm=scripted_lm()):
+    def stop(system: str, user: str) -> str:
+        (tmp_path / "STOP").touch()
+        return world()(system, user)
+
+    with dspy.context(lm=scripted_lm(stop)):
         program = make(log_dir=tmp_path).compile(dspy.Predict(Oracle), trainset=examples(40))
     assert program.detailed_results.stopped.startswith("stopped by")
     loaded = load_result(tmp_path)
