@@ -92,19 +92,11 @@ def test_a_failing_answer_is_no_demo_though_its_score_comes_with_feedback() -> N
     assert -1 not in cell.demos["self"]
 
 
-def test_demos_come_with_the_instruction_that_was_learned() -> None:
-    cell = run_cell(Cell("codes", "dlpo+demos", 160, 0), setup, rival_named("dlpo+demos"))
+def test_ours_with_demos_tunes_both_within_the_budget() -> None:
+    cell = run_cell(Cell("codes", "dlpo+demos", 200, 0), setup, rival_named("dlpo+demos"))
     assert "means w" in cell.instructions["self"]
-    assert len(cell.demos["self"]) == 4
-
-
-def test_demos_that_do_harm_on_the_valset_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoiled = setup().task.program.deepcopy()
-    spoiled.demos = examples(4, 0)
-    monkeypatch.setattr(dspy.BootstrapFewShot, "compile", lambda *args, **options: spoiled)
-    cell = run_cell(Cell("codes", "dlpo+demos", 160, 0), setup, rival_named("dlpo+demos"))
-    assert "means w" in cell.instructions["self"]
-    assert cell.demos["self"] == []
+    assert len(cell.demos["self"]) <= 4
+    assert cell.metric_calls <= 200
 
 
 @pytest.mark.parametrize("name", ["dlpo", "dlpo+demos", "gepa", "copro", "mipro", "mipro0", "simba", "textgrad", "apo"])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import dspy
-from dspy.teleprompt import COPRO, GEPA, SIMBA, BootstrapFewShot, MIPROv2
+from dspy.teleprompt import COPRO, GEPA, SIMBA, MIPROv2
 from dspy.utils.callback import BaseCallback
 
 from dspy_dlpo.benchmarks.job import CountedMetric, Job, Outcome, Rival
@@ -73,13 +72,14 @@ def human(job: Job) -> Outcome:
     return Outcome(with_instructions(job.program, Candidate(job.task.human)))
 
 
-def dlpo(job: Job, policies: str | Sequence[Policy] = "default") -> Outcome:
-    """Ours, with a preset or a list of policies; all else at its defaults."""
+def dlpo(job: Job, policies: str | Sequence[Policy] = "default", max_demos: int = 0) -> Outcome:
+    """Ours, with a preset or a list of policies, and perhaps with demos; all else at its defaults."""
     num_examples = plans.valset_share(job.max_metric_calls, len(job.task.valset))
     optimizer = DLPOOptimizer(
         metric=job.metric,
         prompt_model=job.prompt_lm,
         policies=policies,
+        max_demos=max_demos,
         max_metric_calls=job.max_metric_calls,
         seed=job.seed,
         num_threads=job.num_threads,
@@ -99,28 +99,6 @@ def dlpo(job: Job, policies: str | Sequence[Policy] = "default") -> Outcome:
         (record.spent.metric_calls, with_instructions(job.program, known[record.best])) for record in result.history
     ]
     return Outcome(program, bests, {"num_val_examples": num_examples})
-
-
-def dlpo_then_demos(job: Job) -> Outcome:
-    """Ours, then demos by DSPy's BootstrapFewShot, at most MIPROv2's 4; without them if the valset likes that more.
-
-    The demos come from so many train examples that they cannot take more than a sixth of the budget.
-    """
-    valset = list(job.task.valset)[: plans.valset_share(job.max_metric_calls, len(job.task.valset))]
-    most = job.max_metric_calls // 6
-    for_demos = most + 2 * len(valset)
-    try:
-        tuned = dlpo(replace(job, max_metric_calls=max(1, job.max_metric_calls - for_demos)))
-    except BudgetTooSmall as problem:
-        raise BudgetTooSmall(f"{problem} Demos take {for_demos} more.") from problem
-    student = tuned.program.deepcopy()
-    student._compiled = False  # Else the teacher gets no labeled demos; dspy.BetterTogether does so too.
-    bootstrap = BootstrapFewShot(metric=job.metric.number, max_labeled_demos=4)
-    program = bootstrap.compile(student, trainset=list(job.task.trainset)[:most])
-    evaluate = dspy.Evaluate(devset=valset, metric=job.metric.number, num_threads=job.num_threads)
-    if evaluate(program).score < evaluate(tuned.program).score:  # At its limit ours may know its score on a part only.
-        return tuned
-    return Outcome(program, [*tuned.bests, (job.metric.calls, program)], {**tuned.plan, "num_demo_examples": most})
 
 
 def copro(job: Job) -> Outcome:
@@ -251,7 +229,7 @@ def textual_gradients(job: Job) -> Outcome:
 
 OPTIMIZERS: dict[str, Rival] = {
     "dlpo": dlpo,
-    "dlpo+demos": dlpo_then_demos,
+    "dlpo+demos": partial(dlpo, max_demos=4),  # As many as MIPROv2 has by default.
     "copro": copro,
     "mipro": mipro,
     "mipro0": partial(mipro, demos=False),
