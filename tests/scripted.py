@@ -76,7 +76,13 @@ def replying(**values: str | Callable[[str], str]) -> Script:
     A field has the value of its name, or that of a function of the user's message. By default the critic says
     "nothing", the proposer proposes nothing, and any other field holds its own name.
     """
-    known = {"requirements": "NOTHING", "input_complaint": "NOTHING", "edits": "NOTHING", **values}
+    known = {
+        "new_instruction": "NOTHING",
+        "requirements": "NOTHING",
+        "input_complaint": "NOTHING",
+        "edits": "NOTHING",
+        **values,
+    }
 
     def answer(system: str, user: str) -> str:
         asked = system.partition("Your output fields are:")[2].partition("All interactions")[0]

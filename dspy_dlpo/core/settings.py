@@ -32,10 +32,11 @@ class Tuning:
             `dspy_dlpo.CritiqueWithInput`. It is called with the critic's LM as DSPy's LM.
             Requirements are a list, or lines that begin with "- "; what it writes otherwise must help on the trial.
         proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.ProposeEditsKeeping`.
-        critic_chunk_size: Failing examples shown to the critic at once. One for each call suits weak models; more cost
-            fewer calls.
+        critic_chunk_size: Failing examples shown to the critic at once. More than one: it is asked for the causes that
+            they share. Default: 1 if the critic is also the program's model, which suits weak models; else up to 8.
         chain: Whether complaints are carried back from predictor to predictor. If not, each predictor is shown what
             the metric said of the whole.
+        sources: Names of the classes of `dspy_dlpo.descent.sources` that propose candidates. Default: all.
         component_selector: Which predictors move in a step: `"blame"` (the one blamed for most failing examples, and
             others in proportion), `"round_robin"`, `"all"`, or a callable as in `dspy_dlpo.descent.selectors`.
 
@@ -56,8 +57,9 @@ class Tuning:
     critic_model: Any = None
     critic: Callable[..., Any] | None = None
     proposer: Callable[..., Any] | None = None
-    critic_chunk_size: int = 1
+    critic_chunk_size: int | None = None
     chain: bool = True
+    sources: Sequence[str] | None = None
     component_selector: str | Callable[..., Any] = "blame"
 
 

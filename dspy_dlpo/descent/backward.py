@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from dspy_dlpo.core.likeness import normalised
 from dspy_dlpo.core.records import Call, Candidate, Point, Refusal, Rollout, TextualGradient
 from dspy_dlpo.core.tokens import count_tokens
-from dspy_dlpo.descent.critic import critique_of, read_points
+from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.replies import as_lines, is_nothing
 from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.runtime.asking import Asker, Question
@@ -21,6 +22,7 @@ _CALL_NUMBER = re.compile(r"\W*(?:call\s+)?(\d{1,4}+)(?:\W*[.:)\]](?!\d)\W*|\s+(
 _INPUT_NAME = re.compile(r"[`*\"']*(\w+)[`*\"']*\s*:[`*]*\s*")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 _MAX_CHUNK_TOKENS = 8000
+_MAX_PASSING = 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Backward:
         data: The examples.
         show_gold: Whether the critic sees their labels.
         top_score: The score of a perfect rollout.
-        chunk_size: Failing rollouts in one critic call; fewer where they have more than 8,000 tokens together.
+        form: How the critic is asked: about how many failing rollouts at once, and in which words. There are fewer
+            where they have more than 8,000 tokens together.
         chain: False shows every predictor the metric's complaint and carries nothing back.
         max_chars: Characters of a call, and of a complaint, that the critic sees.
 
@@ -56,12 +59,12 @@ class Backward:
     data: Data
     show_gold: bool
     top_score: float
-    chunk_size: int = 1
+    form: Form = field(default_factory=Form)
     chain: bool = True
     max_chars: int = 4000
 
     def __call__(
-        self, candidate: Candidate, failing: Sequence[Rollout], step: int
+        self, candidate: Candidate, failing: Sequence[Rollout], step: int, passing: Sequence[Rollout] = ()
     ) -> tuple[tuple[TextualGradient, ...], Mapping[str, int], tuple[Refusal, ...]]:
         """Return the gradients of the predictors to blame, in the candidate's order, remarks, and what was not read.
 
@@ -69,13 +72,14 @@ class Backward:
             candidate: The incumbent.
             failing: Its rollouts below the top score. Each of them reaches the critic.
             step: The run's step index.
+            passing: Its rollouts that reached it, for a critic that is asked about several calls at once.
         """
         if not failing:
             return (), {}, ()
         remarks: Counter[str] = Counter()
         refusals: list[Refusal] = []
         worst_first = sorted(failing, key=lambda rollout: rollout.score)
-        walks = [_Walk.of(rollout, self._complaint(rollout), self.chain) for rollout in worst_first]
+        walks = [_Walk.of(rollout, self.complaint(rollout), self.chain) for rollout in worst_first]
         found: dict[str, list[Point]] = {name: [] for name in candidate.instructions}
         for predictors in rounds(walks):
             asked: list[tuple[str, Sequence[_Walk]]] = []
@@ -86,11 +90,11 @@ class Backward:
                 else:
                     ended = [walk for walk in blamed if not walk.pass_on(name, walk.complaints[name])]
                     remarks["complaints that ended at a frozen predictor"] += len(ended) if self.chain else 0
-            questions = [self._question(candidate, name, chunk, step) for name, chunk in asked]
+            questions = [self._question(candidate, name, chunk, passing, step) for name, chunk in asked]
             for (name, chunk), reply in zip(asked, self.ask(questions), strict=True):
                 if reply is not None:
                     examples = [walk.rollout.example for walk in chunk]
-                    points, left_out = read_points(reply["requirements"], examples, remarks)
+                    points, left_out = self.form.read(reply["requirements"], examples, remarks)
                     refusals += [Refusal(LEFT_OUT, line, name) for line in left_out]
                     passed_on = _pass_on(reply.get("input_complaint", ""), name, chunk, remarks)
                     remarks["nothing to change"] += not points and not passed_on
@@ -108,7 +112,8 @@ class Backward:
                 gradients.append(_reduce(name, trusted, len(failing)))
         return tuple(gradients), {remark: count for remark, count in remarks.items() if count}, tuple(refusals)
 
-    def _complaint(self, rollout: Rollout) -> str:
+    def complaint(self, rollout: Rollout) -> str:
+        """Return what was wrong with a rollout: feedback, error, and the labels if they may be shown."""
         parts = [rollout.feedback, rollout.error and f"The run failed: {rollout.error}"]
         if not any(parts):
             parts.append(f"The result scored {rollout.score:g}; the best possible score is {self.top_score:g}.")
@@ -122,8 +127,8 @@ class Backward:
         chunk: list[_Walk] = []
         tokens = 0
         for walk in walks:
-            size = sum(map(count_tokens, self._case(walk, predictor))) if self.chunk_size > 1 else 0
-            if chunk and (len(chunk) == self.chunk_size or tokens + size > _MAX_CHUNK_TOKENS):
+            size = sum(map(count_tokens, self._case(walk, predictor))) if self.form.chunk_size > 1 else 0
+            if chunk and (len(chunk) == self.form.chunk_size or tokens + size > _MAX_CHUNK_TOKENS):
                 yield chunk
                 chunk, tokens = [], 0
             chunk.append(walk)
@@ -137,17 +142,22 @@ class Backward:
         complaint = "\n".join(dict.fromkeys(walk.complaints[predictor]))
         return shorten(calls, self.max_chars), shorten(complaint, self.max_chars)
 
-    def _question(self, candidate: Candidate, predictor: str, chunk: Sequence[_Walk], step: int) -> Question:
+    def _question(
+        self, candidate: Candidate, predictor: str, chunk: Sequence[_Walk], passing: Sequence[Rollout], step: int
+    ) -> Question:
         calls, complaints = zip(*(self._case(walk, predictor) for walk in chunk), strict=True)
         inputs = {
             "instruction": candidate.instructions[predictor],
-            "call": fenced(_numbered("Call", calls)),
-            "complaint": fenced(_numbered("Call", complaints)),
+            "call": fenced(self.form.numbered(calls)),
+            "complaint": fenced(self.form.numbered(complaints)),
         }
+        if self.form.in_batches:
+            right = (call for rollout in passing for call in rollout.calls if call.predictor == predictor)
+            texts = [shorten(call_text(call), self.max_chars) for call in islice(right, _MAX_PASSING)]
+            inputs["right"] = fenced("\n\n".join(texts) or "none yet")
         sources = list(dict.fromkeys(name for walk in chunk for name in walk.sources[predictor]))
-        return Question(
-            f"critic/{step}/{predictor}/{chunk[0].rollout.example}", critique_of(sources, len(chunk)), inputs
-        )
+        name = f"critic/{step}/{predictor}/{chunk[0].rollout.example}"
+        return Question(name, self.form.signature(sources, len(chunk)), inputs)
 
     @staticmethod
     def _count(candidate: Candidate, walks: Sequence[_Walk], remarks: Counter[str]) -> None:
@@ -251,12 +261,6 @@ def call_text(call: Call) -> str:
 def fenced(text: str) -> str:
     """Return text from data or from a model between <data> tags that it cannot close itself."""
     return "<data>\n" + re.sub(r"<(\s*+/?\s*+data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
-
-
-def _numbered(word: str, texts: Sequence[str]) -> str:
-    if len(texts) == 1:
-        return texts[0]
-    return "\n\n".join(f"{word} {number}:\n{text}" for number, text in enumerate(texts, 1))
 
 
 def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counter[str]) -> bool:

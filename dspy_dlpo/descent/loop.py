@@ -92,7 +92,8 @@ class Loop:
         step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
         try:
             self.listener.on_phase("asking the critic")
-            step.gradients, step.remarks, step.refusals = self.backward(incumbent, step.failures, ctx.step)  # Backward.
+            said = self.backward(incumbent, step.failures, ctx.step, step.successes)  # Backward.
+            step.gradients, step.remarks, step.refusals = said
             for gradient in self.selector(step.gradients, ctx, walk.history):
                 passing = step.successes[: self.settings.max_passing]
                 step.requests[gradient.predictor] = self.requests(incumbent, gradient, walk.state, ctx, passing)

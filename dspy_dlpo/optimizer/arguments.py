@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.selectors import SELECTORS
 from dspy_dlpo.optimizer.estimate import check_metric_calls, usual_metric_calls
@@ -22,8 +23,10 @@ from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.executor import check_executor
 from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Prices
+from dspy_dlpo.runtime.program import Student
 
 _BATCH_SIZE = 8
+_CRITIC_CHUNK_SIZE = 8
 AUTO_STEPS = {"light": 8, "medium": 20, "heavy": 50}
 
 _COUNTS = {
@@ -40,7 +43,7 @@ _COUNTS = {
 }
 """Integers and the least they may be."""
 
-_OPTIONAL = ("num_steps", "patience", "batch_size", "max_trial_examples", "num_threads")
+_OPTIONAL = ("num_steps", "patience", "batch_size", "max_trial_examples", "num_threads", "critic_chunk_size")
 
 
 def limits_of(arguments: Mapping[str, Any]) -> Limits:
@@ -52,6 +55,15 @@ def failure_score_of(arguments: Mapping[str, Any]) -> float:
     """Return the score of an example on which the program or the metric raises: the lowest unless one is given."""
     score, lowest = arguments["failure_score"], arguments["score_range"][0]
     return float(lowest if score is None else score)
+
+
+def form_of(arguments: Mapping[str, Any], critic_model: dspy.BaseLM, student: Student) -> Form:
+    """Return how the critic is asked: one of another model than the program's in batches, unless told otherwise."""
+    size, is_own = arguments["critic_chunk_size"], arguments["critic"] is not None
+    if size is None:
+        is_weak = critic_model.model in {model.model for model in student.models}
+        size = 1 if is_weak or is_own else _CRITIC_CHUNK_SIZE
+    return Form(size, in_batches=size > 1 and not is_own)
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

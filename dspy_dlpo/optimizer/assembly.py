@@ -26,9 +26,10 @@ from dspy_dlpo.descent.sources.demos import Demos
 from dspy_dlpo.descent.sources.half_step import HalfStep
 from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits
 from dspy_dlpo.descent.sources.pruning import Pruning
+from dspy_dlpo.descent.sources.rewrite import Rewrite
 from dspy_dlpo.descent.stopping import Stopping
 from dspy_dlpo.descent.trial import Race
-from dspy_dlpo.optimizer.arguments import failure_score_of
+from dspy_dlpo.optimizer.arguments import failure_score_of, form_of
 from dspy_dlpo.policies import Chain, as_policies
 from dspy_dlpo.runtime.asking import Asker
 from dspy_dlpo.runtime.budget import Budget
@@ -135,7 +136,7 @@ class Run:
             self.data,
             show_gold=given.show_gold,
             top_score=settings.score_range[1],
-            chunk_size=given.critic_chunk_size,
+            form=form_of(self.arguments, self.critic_model, self.student),
             chain=given.chain,
             max_chars=room,
         )
@@ -150,6 +151,8 @@ class Run:
             HalfStep(),
             Pruning(requests),
         ]
+        if given.proposer is None:
+            sources.append(Rewrite(proposer, requests, backward.complaint))
         if settings.max_demos:
             sources.append(Demos(self.student, self.data, forward, requests, max_demos=settings.max_demos))
         sampler = Sampler(settings.trainset, settings.batch_size, settings.seed)
@@ -161,7 +164,7 @@ class Run:
             selector=selector if callable(selector) else SELECTORS[selector],
             requests=requests,
             sources=Sources(
-                sources,
+                [each for each in sources if given.sources is None or each.name in given.sources],
                 Examples(self.data, instructions.values(), [each.signature for each in self.student.all_predictors]),
                 self.student.read_back,
                 protection,

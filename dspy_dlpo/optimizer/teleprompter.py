@@ -13,7 +13,7 @@ from dspy.teleprompt import Teleprompter
 
 from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.descent.listeners import Listener, Listeners
-from dspy_dlpo.optimizer.arguments import check_arguments, failure_score_of, plan
+from dspy_dlpo.optimizer.arguments import check_arguments, failure_score_of, form_of, plan
 from dspy_dlpo.optimizer.assembly import Run
 from dspy_dlpo.optimizer.diagnose import Diagnosis, examine
 from dspy_dlpo.optimizer.estimate import Estimate, foretell
@@ -215,7 +215,8 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         prompt_model = self.prompt_model or student.model
         critic_model = self.tuning.critic_model or prompt_model
         settings, budget = plan(self._arguments(), data)
-        return foretell(student, data, settings, budget, prompt_model, critic_model, self.tuning.critic_chunk_size)
+        chunk_size = form_of(self._arguments(), critic_model, student).chunk_size
+        return foretell(student, data, settings, budget, prompt_model, critic_model, chunk_size)
 
     def diagnose(
         self,

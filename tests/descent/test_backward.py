@@ -9,6 +9,7 @@ import pytest
 
 from dspy_dlpo.core.records import Call, Candidate, Refusal, Rollout, TextualGradient
 from dspy_dlpo.descent.backward import Backward
+from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.runtime.asking import Question
 from dspy_dlpo.runtime.data import prepare
@@ -61,7 +62,7 @@ def go_back(
 ) -> tuple[Critic, dict[str, TextualGradient], dict[str, int]]:
     """Return the critic that was asked, the gradients by predictor, and the remarks."""
     critic = Critic(answer)
-    settings = {"show_gold": False, "top_score": 1.0, **settings}
+    settings = {"show_gold": False, "top_score": 1.0, "form": Form(settings.pop("chunk_size", 1)), **settings}
     backward = Backward(critic, prepare(examples(10), None, seed=0), **settings)  # type: ignore[arg-type]  # A stand-in.
     gradients, remarks, _ = backward(Candidate({name: f"Be {name}." for name in predictors}), rollouts, step=0)
     return critic, {gradient.predictor: gradient for gradient in gradients}, dict(remarks)

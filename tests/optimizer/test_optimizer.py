@@ -336,7 +336,12 @@ def test_each_predictor_may_have_its_own_lm_and_critic_and_proposer_theirs(make:
         name: {role_of(system) for system, _ in lm.engine.log}
         for name, lm in {"note": note, "solve": solve, "critic": critic, "proposer": proposer}.items()
     }
-    assert roles == {"note": {"program"}, "solve": {"program"}, "critic": {"critic"}, "proposer": {"proposer"}}
+    assert roles == {
+        "note": {"program"},
+        "solve": {"program"},
+        "critic": {"critic"},
+        "proposer": {"proposer", "rewriter"},
+    }
 
 
 def test_program_of_two_predictors_is_repaired_where_the_fault_is(make: Any) -> None:
@@ -520,7 +525,7 @@ def test_rule_that_one_example_needs_is_never_pruned(lm: dspy.LM, make: Any) -> 
         ({"score_range": (1, 0)}, ValueError, "`score_range` must be"),
         ({"score_range": 5}, ValueError, "`score_range` must be"),
         ({"score_range": (0, math.inf)}, ValueError, "`score_range` must be"),
-        ({"critic_chunk_size": None}, ValueError, "`critic_chunk_size` must be an integer of at least 1"),
+        ({"critic_chunk_size": 0}, ValueError, "`critic_chunk_size` must be an integer of at least 1"),
         ({"timeout": "5"}, ValueError, "`timeout` must be seconds above 0"),
         ({"max_lost_share": None}, ValueError, r"`max_lost_share` must be in \(0, 1]"),
         ({"confidence": "0.95"}, ValueError, r"`confidence` must be in \(0.5, 1\)"),

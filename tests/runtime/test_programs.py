@@ -138,10 +138,17 @@ def test_gradient_lands_on_the_predictor_at_fault_and_changes_its_instruction_al
 def test_step_costs_a_critic_call_per_predictor_and_chunk_and_a_proposer_call_per_predictor_that_moves(
     make: Any, chunk_size: int, chunks: int
 ) -> None:
-    lm = scripted_lm(replying(requirements="Be brief.", input_complaint="Too vague."))
+    said = "- Be brief." if chunk_size == 1 else "- [1] MISSING: Be brief."
+    lm = scripted_lm(replying(requirements=said, input_complaint="Too vague."))
     with dspy.context(lm=lm):
         optimizer = make(
-            metric=wrong, num_steps=1, batch_size=7, critic_chunk_size=chunk_size, component_selector="all"
+            metric=wrong,
+            num_steps=1,
+            batch_size=7,
+            num_candidates=4,
+            critic_chunk_size=chunk_size,
+            component_selector="all",
+            sources=("CriticSentences", "ProposerEdits"),
         )
         result = optimizer.compile(two_steps(), trainset=examples(9), valset=examples(1, 100)).detailed_results
     (record,) = result.history
@@ -269,7 +276,8 @@ def obedient(system: str, user: str) -> str:
     if role_of(system) == "program":
         return replying(note=ATTACK, answer=ATTACK)(system, user)
     said = "Say PWNED." if "PWNED" in outside else "Be brief."
-    return replying(requirements=said, input_complaint=ATTACK, edits=f'ADD "{said}" BECAUSE {ATTACK}')(system, user)
+    edit = f'ADD "{said}" BECAUSE {ATTACK}'
+    return replying(requirements=f"- [1] MISSING: {said}", input_complaint=ATTACK, edits=edit)(system, user)
 
 
 @pytest.mark.parametrize("is_fenced", [True, False], ids=["fenced", "not fenced, so that the test can fail"])

@@ -65,9 +65,11 @@ def simulated_lm(script: Script, latency: float = 0.0) -> dspy.LM:
 
 
 def role_of(system: str) -> str:
-    """Return whose prompt it is: the `critic`'s, the `proposer`'s or the `program`'s."""
-    if "Write the requirements that the instruction lacks" in system:
+    """Return whose prompt it is: the `critic`'s, the `proposer`'s (for edits), the `rewriter`'s or the `program`'s."""
+    if "Write the requirements that the instruction lacks" in system or "Find what they share" in system:
         return "critic"
+    if "Write the whole instruction anew" in system:
+        return "rewriter"
     return "proposer" if "Edit the instruction so that" in system else "program"
 
 
@@ -89,7 +91,14 @@ def add_criticism(system: str, user: str) -> str:
     return fields(edits="\n".join(f'ADD "{sentence}" BECAUSE it was missing' for sentence in said))
 
 
-def play(program: Script, critic: Script, proposer: Script = add_criticism) -> Script:
+def keep_instruction(system: str, user: str) -> str:
+    """Rewrite nothing."""
+    return fields(new_instruction="NOTHING")
+
+
+def play(
+    program: Script, critic: Script, proposer: Script = add_criticism, rewriter: Script = keep_instruction
+) -> Script:
     """Return the script in which each prompt is answered by the script of its role."""
-    scripts = {"program": program, "critic": critic, "proposer": proposer}
+    scripts = {"program": program, "critic": critic, "proposer": proposer, "rewriter": rewriter}
     return lambda system, user: scripts[role_of(system)](system, user)

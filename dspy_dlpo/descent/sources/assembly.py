@@ -50,7 +50,7 @@ class Sources:
     @property
     def unparsed(self) -> int:
         """Replies so far that could not be used."""
-        return sum(source.unparsed for source in self._sources)
+        return sum(ask.unparsed for ask in {source.ask for source in self._sources} if ask is not None)
 
     def propose(self, step: Step, walk: Walk) -> None:
         """Add to the step its candidates: different ones, none of which was tried before; there may be none.

@@ -10,6 +10,7 @@ from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Demo, UpdateRequest
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
+from dspy_dlpo.runtime.asking import Asker
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Source:
     stage: Literal[0, 1, 2] = 0
     """When it is asked: 0 first, 1 after those, 2 only where the others have brought no candidate."""
 
-    unparsed = 0
-    """Replies so far that could not be used."""
+    ask: Asker | None = None
+    """The model that it asks; None if it asks none."""
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from dspy_dlpo.core.records import UpdateRequest
 from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.replies import read_edits
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
+from dspy_dlpo.descent.sources.memory import refused_before
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.runtime.asking import Asker, Question
@@ -50,33 +51,30 @@ class ProposerEdits(Source):
         max_chars: Characters of the criticism and of the calls that went right which the proposer sees.
     """
 
+    ask: Asker
+
     def __init__(self, ask: Asker, *, always_passing: bool = False, max_chars: int = 8000) -> None:
-        self._ask = ask
+        self.ask = ask
         self._always_passing = always_passing
         self._max_chars = max_chars
-
-    @property
-    def unparsed(self) -> int:  # type: ignore[override]  # A source without a model has none.
-        """Replies so far that could not be used."""
-        return self._ask.unparsed
 
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose the edits for all predictors that move, then for each alone."""
         requests = list(step.requests.values())
-        replies = self._ask([self._question(request, step.ctx.step) for request in requests])
+        replies = self.ask([self._question(request, step.ctx.step, walk) for request in requests])
         changes = []
         for request, reply in zip(requests, replies, strict=True):
             edits = read_edits(reply["edits"], request.sentences) if reply else []
             changes.append(Change(request, tuple(edits)))
         return combined(changes)
 
-    def _question(self, request: UpdateRequest, step: int) -> Question:
+    def _question(self, request: UpdateRequest, step: int, walk: Walk) -> Question:
         points = [*request.gradient.points, *request.memory][:_MAX_POINTS]
         lines = [f"- {point.text}" + (f" ({point.weight} times)" if point.weight > 1 else "") for point in points]
         inputs = {
             "instruction": numbered(request.sentences),
             "criticism": fenced(shorten("\n".join(lines), self._max_chars)),
-            "limits": "\n".join(limits(request)),
+            "limits": "\n".join([*limits(request), *refused_before(walk.history, request.predictor)]),
         }
         signature = ProposeEdits
         if request.passing or self._always_passing:
