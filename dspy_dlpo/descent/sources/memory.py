@@ -24,13 +24,14 @@ def refused_before(history: Sequence[StepRecord], predictor: str) -> list[str]:
 
 
 def _refused(history: Sequence[StepRecord], predictor: str) -> Iterator[str]:
-    """Yield the refused changes, the latest first."""
+    """Yield the refused changes, the latest first: losers of a trial, and those that fell behind in a race."""
     for record in reversed(history):
         trial = record.trial
-        if trial is None or trial.accepted or not trial.differences:
-            continue
-        loser = next(each for each in record.candidates if each.id == trial.candidate)
-        texts = [edit.text.strip() for edit in loser.edits.get(predictor, ()) if edit.text.strip()]
-        if texts:
-            num_examples = len(trial.differences)
-            yield f"Tried before and refused ({trial.gain:+.2f} on {num_examples} examples): {' '.join(texts)}"
+        for candidate, gain in zip(record.candidates, record.race, strict=False):
+            is_loser = trial is not None and candidate.id == trial.candidate
+            if trial is None or (trial.accepted if is_loser else gain >= 0):
+                continue
+            texts = [edit.text.strip() for edit in candidate.edits.get(predictor, ()) if edit.text.strip()]
+            if texts:
+                measured = f"{trial.gain:+.2f} on {len(trial.differences)} examples" if is_loser else f"{gain:+.2f}"
+                yield f"Tried before and refused ({measured}): {' '.join(texts)}"
