@@ -4,13 +4,25 @@
     python examples/prompt_opt.py --task BIG_GSM --annealing 1 --tsa_tem 64 --tsa_tem_decay 1.75 --momentum 1
     python examples/prompt_opt.py --task BBH_object_counting --lr 5 --data-dir DATA --log-dir runs/counting
 
-The flags have their script's names and defaults. Models, batches of 5, one epoch and the splits are the paper's. What
-each flag becomes, and why it may differ, is in the README under "Coming from the authors' script". Other departures:
+The flags have their script's names and defaults. Models, batches of 5, one epoch and the splits are the paper's. Each
+flag becomes a policy:
 
-* Their README calls `--dy_lr` TRegu. In their code, and here, it is TLRD: at most max(dy_lr - step, 1) edits a step.
-  TRegu is `--weight_decay`.
-* Their momentum is on even with `--momentum 0`; here it is off then.
-* Their `--tsa_tem 64` accepts nearly everything on scores from 0 to 1; try 1, or `--policies paper`.
+* `--lr 5`: `TextualLearningRate(5)`. Held in code; their script only asks for it.
+* `--dropout 0.3`: `TextualDropout(0.3)`. Real sentences, kept verbatim; their script cuts text at every full stop.
+* `--annealing 1 --tsa_tem 64 --tsa_tem_decay 2`: `TextualSimulatedAnnealing(exponential(64, 1 / 2), max_drop=0.3)`. It
+  starts from the student's real score and cools at every step; theirs starts from 0 and cools after an acceptance. 64
+  accepts nearly everything on scores from 0 to 1; try 1, or `--policies paper`.
+* `--dy_lr 5`: `TextualLearningRateDecay(linear(5, 1, 4))`, the same `max(5 - step, 1)`, held in code. Their README
+  calls it TRegu; in their code, and here, it is TLRD.
+* `--momentum 1`: `TextualMomentum()`. Weights by age, and merging, in place of the last three gradients; with
+  `--momentum 0` it is really off, where theirs stays on.
+* `--train_acc_contras 1`: `TextualContrastiveLearning()`. A margin that the data support in place of 0.15; distinct
+  pairs; sampled.
+* `--weight_decay 1`: `TextualRegularization(price=1e-4, growth=2)`. A price per token, pruning, and a wish to simplify
+  what has grown; theirs waits for 16 duplicates.
+
+Other departures:
+
 * They score the whole training set twice a step. Here a comparison ends as soon as it is decided.
 * Their scorers accept any of the last numbers of an answer; here the answer must be the number.
 * The start is this project's plain instruction, not theirs.

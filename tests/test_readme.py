@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import dspy
 import pytest
 
+from dspy_dlpo import DLPOOptimizer, Tuning
 from tests.scripted import examples, scripted_lm
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -25,6 +27,19 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_each_of_the_two_commands_is_one_line() -> None:
-    commands = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    assert len(commands) == 2
-    assert all(command.count("\n") == 1 and "pip install" in command for command in commands)
+    (block,) = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    commands = block.splitlines()
+    assert [re.findall(r"pip install -q '\.\[(\w+)\]'", command) for command in commands] == [["local"], ["test"]]
+
+
+def test_table_for_those_who_come_from_other_optimisers_names_arguments_that_there_are() -> None:
+    (table,) = re.findall(r"\| here \|(.*?)\n\n", README, re.DOTALL)
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    for here, *others in rows:
+        for tuning, name in re.findall(r"`(tuning=Tuning\()?(\w+)[^`]*`", here):
+            own = (Tuning if tuning else DLPOOptimizer).__dataclass_fields__
+            assert name in own or name in ("dspy", "detailed_results")
+        for optimizer, cell in zip(header, others, strict=True):
+            kind = getattr(dspy, optimizer)
+            there = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.compile).parameters}
+            assert {*re.findall(r"`(\w+)`", cell)} <= there, optimizer

@@ -73,7 +73,8 @@ def source(thing: Any) -> list[str]:
         thing = type(thing)
     parts = thing.__mro__ if isinstance(thing, type) else (thing,)
     ours = ("dspy", "dspy_dlpo", "builtins")
-    return [_text_of(part) for part in parts if part.__module__.partition(".")[0] not in ours]
+    # Code that was run by `exec` may belong to no module.
+    return [_text_of(part) for part in parts if (part.__module__ or "").partition(".")[0] not in ours]
 
 
 def _identity(thing: Any) -> str:
