@@ -75,6 +75,9 @@ def bench(
         int, typer.Option(min=1, help="Program runs in flight at once; the model on this machine is fastest with 16.")
     ] = 1,
     num_workers: Annotated[int, typer.Option(min=1, help="Comparisons side by side, in processes.")] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run the comparisons on a Ray cluster; RAY_ADDRESS names it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare optimisers on benchmark tasks: same splits, models and budget. By default on a simulated one, offline."""
@@ -85,6 +88,7 @@ def bench(
     from dspy_dlpo.benchmarks.rivals.registry import ablation, rival_named
     from dspy_dlpo.benchmarks.setups import settings_of, setup_named
     from dspy_dlpo.benchmarks.transfer import transfer
+    from dspy_dlpo.runtime.executor import opened
 
     names = tasks or ["simulated/medium"]
     sharing = 1 if tuned else num_workers  # A transfer runs in this process alone.
@@ -104,17 +108,19 @@ def bench(
     if tuned is not None:
         cells = transfer(read_cells(tuned), setups, folder=folder, settings=settings, num_threads=num_threads)
     else:
-        cells = compare(
-            setups,
-            optimizers,
-            folder=folder,
-            settings=settings,
-            max_metric_calls=budget or 300,
-            seeds=range(seeds),
-            num_threads=num_threads,
-            num_workers=num_workers,
-            curves=curves,
-        )
+        with opened("ray" if ray else None) as executor:
+            cells = compare(
+                setups,
+                optimizers,
+                folder=folder,
+                settings=settings,
+                max_metric_calls=budget or 300,
+                seeds=range(seeds),
+                num_threads=num_threads,
+                num_workers=num_workers,
+                curves=curves,
+                executor=executor,
+            )
     _check_reference(reference, [cell.optimizer for cell in cells])
     rows = tables.rows(cells, reference=reference or "dlpo", target=target)
     tables.write(cells, folder, reference=reference or "dlpo", target=target)

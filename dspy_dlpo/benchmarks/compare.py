@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,13 +34,16 @@ from dspy_dlpo.benchmarks.rivals.registry import rival_named
 from dspy_dlpo.benchmarks.tasks.task import Task
 from dspy_dlpo.core.records import Spending
 from dspy_dlpo.core.tokens import count_tokens
+from dspy_dlpo.runtime.executor import Executor
 from dspy_dlpo.runtime.faults import FATAL, is_outside
 from dspy_dlpo.runtime.metering import metered
 from dspy_dlpo.runtime.prices import Prices
+from dspy_dlpo.runtime.remote import WorkerLost
 
 _PACKAGES = ("dspy-dlpo", "dspy", "gepa", "optuna", "textgrad")
 _NO_END = 1_000_000  # DSPy would end an evaluation after 10 replies that cannot be parsed.
 _MAX_CHARS = 200
+_ATTEMPTS = 3  # At a cell whose worker dies.
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def compare(
     curves: bool = True,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     verbose: bool = True,
+    executor: Executor | None = None,
 ) -> list[Cell]:
     """Run every optimiser on every task with every budget and seed, except what the folder has already.
 
@@ -94,6 +98,8 @@ def compare(
         settings: What a task is run with (its models, say), by the task's name, as JSON. It is kept in the folder, and
             other settings are refused there.
         verbose: Whether progress is shown on the terminal (standard error).
+        executor: Runs the cells, all of them side by side, in place of `num_workers`: any with `submit` as in
+            `concurrent.futures`, such as `dspy_dlpo.runtime.cluster.RayExecutor`.
 
     Returns:
         The cells that were asked for, seed by seed; `dspy_dlpo.benchmarks.tables` makes tables and pictures of them.
@@ -120,7 +126,7 @@ def compare(
     ]
     keep_settings(folder, settings or {})
     with tqdm(total=len(jobs), unit="cell", disable=not verbose) as bar:
-        for cell in _run(jobs, num_workers):
+        for cell in _run(jobs, num_workers) if executor is None else spread(jobs, executor):
             done[cell.key] = cell
             add_cell(folder, cell)
             bar.update()
@@ -140,6 +146,24 @@ def _run(jobs: Sequence[Callable[[], Cell]], num_workers: int) -> Iterator[Cell]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def spread(jobs: Sequence[Callable[[], Cell]], executor: Executor) -> Iterator[Cell]:
+    """Yield the results of jobs as they come from an executor; one whose worker dies is tried again, twice."""
+    pending = {executor.submit(job): (job, 1) for job in jobs}
+    try:
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                job, attempt = pending.pop(future)
+                try:
+                    yield future.result()
+                except WorkerLost:
+                    if attempt == _ATTEMPTS:
+                        raise
+                    pending[executor.submit(job)] = job, attempt + 1
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 def run_cell(cell: Cell, setup: Setup, rival: Rival, *, num_threads: int = 1, curves: bool = True) -> Cell:

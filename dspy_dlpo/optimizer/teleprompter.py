@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from dspy_dlpo.policies import Policy
 from dspy_dlpo.runtime.budget import check_prices
 from dspy_dlpo.runtime.data import prepare
 from dspy_dlpo.runtime.executor import Executor
+from dspy_dlpo.runtime.interrupt import in_a_thread
 from dspy_dlpo.runtime.metric import Metric
 from dspy_dlpo.runtime.prices import Price, Prices
 from dspy_dlpo.runtime.program import Student
@@ -188,6 +190,32 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         optimized.detailed_results = result
         listeners.on_run_end(result, optimized)
         return optimized
+
+    async def acompile(
+        self,
+        student: dspy.Module,
+        trainset: Sequence[dspy.Example],
+        *,
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> dspy.Module:
+        """Do what `compile` does without blocking the event loop.
+
+        Cancelling it lets what is in flight end and be kept; with a `log_dir`, the same call goes on from there.
+
+        Args:
+            student: As for `compile`.
+            trainset: As for `compile`.
+            teacher: As for `compile`.
+            valset: As for `compile`.
+
+        Returns:
+            As `compile`.
+
+        Raises:
+            TypeError, ValueError, RuntimeError, OSError, dspy.LMError: As `compile`.
+        """
+        return await in_a_thread(partial(self.compile, student, trainset, teacher=teacher, valset=valset))
 
     def estimate(
         self, program: dspy.Module, *, trainset: list[dspy.Example], valset: list[dspy.Example] | None = None

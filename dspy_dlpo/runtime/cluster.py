@@ -63,6 +63,12 @@ class RayExecutor:
         self._actors = [self._actor() for _ in range(size)]
         self._load = [0] * size
 
+    @property
+    def actors(self) -> list[Any]:
+        """The actors, as Ray's handles."""
+        with self._lock:
+            return [*self._actors]
+
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Return the future of `function(*args)`, run by the actor that has least to do.
 

@@ -8,7 +8,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -20,25 +19,9 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import LMAuthError
 
 from dspy_dlpo.runtime import remote
-from dspy_dlpo.runtime.cluster import RayExecutor
 from dspy_dlpo.runtime.metric import MetricError
 from dspy_dlpo.runtime.remote import WorkerLost
 from tests.scripted import Oracle, Program, examples, fields, metric, replying, scripted_lm, world
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[RayExecutor]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: the extra `ray`.")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    with RayExecutor(2, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}) as executor:
-        yield executor
-    ray.shutdown()
 
 
 @pytest.fixture(params=["threads", "processes", "cluster"])

@@ -262,6 +262,55 @@ def test_compile_works_inside_a_running_event_loop(make: Any) -> None:
     asyncio.run(_compile_inside_a_loop(make))
 
 
+def test_acompile_leaves_the_event_loop_free(make: Any) -> None:
+    ticks: list[int] = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0.005)
+
+    async def both() -> dspy.Module:
+        clock = asyncio.create_task(tick())
+        with dspy.context(lm=scripted_lm()):
+            tuned = await make().acompile(dspy.Predict(Oracle), examples(12), valset=examples(2, 100))
+        clock.cancel()
+        return tuned
+
+    tuned = asyncio.run(both())
+    assert tuned.detailed_results.history
+    assert len(ticks) > 5
+
+
+@pytest.mark.parametrize("begun", [0, 4])
+def test_cancelled_acompile_keeps_what_is_in_flight_and_goes_on_later(make: Any, tmp_path: Path, begun: int) -> None:
+    async def slowly(example: Any, prediction: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return metric(example, prediction)
+
+    arguments: dict[str, Any] = {"metric": slowly, "num_steps": 3, "log_dir": tmp_path}
+
+    first = scripted_lm()
+
+    async def cancelled() -> None:
+        with dspy.context(lm=first):
+            coroutine = make(**arguments).acompile(dspy.Predict(Oracle), examples(12), valset=examples(2, 100))
+            task = asyncio.create_task(coroutine)
+            while len(first.engine.log) < begun:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert len(first.engine.log) < 20
+    lm = scripted_lm()
+    with dspy.context(lm=lm):
+        tuned = make(**arguments).compile(dspy.Predict(Oracle), examples(12), valset=examples(2, 100))
+    assert tuned.detailed_results.stopped == "3 steps are done"
+    assert len(lm.engine.log) + len(first.engine.log) == tuned.detailed_results.spent.lm_calls
+
+
 # Memory.
 
 

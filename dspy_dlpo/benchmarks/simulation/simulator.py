@@ -92,9 +92,13 @@ class SimulatedModel(SimulatedEngine):
     def __init__(self, world: World, skills: Skills, latency: float = 0.0) -> None:
         super().__init__(lambda system, user: self._answer(system, user, 0), latency)
         self._world = world
+        self._skills = skills
         self._writer = Writer(world, skills)
         self._instruction = lru_cache(maxsize=4096)(_instruction)
         self._asked: Counter[tuple[str, str]] = Counter()
+
+    def __reduce__(self) -> tuple[type[SimulatedModel], tuple[World, Skills, float]]:
+        return type(self), (self._world, self._skills, self.latency)
 
     def reply(self, system: str, user: str, request: Request) -> str:
         """Answer a request."""

@@ -136,6 +136,7 @@ class World:
     def __init__(self, settings: WorldSettings, seed: int, num_orders: int, num_plain: int = 5) -> None:
         self.settings = settings
         self.seed = seed
+        self._arguments = settings, seed, num_orders, num_plain
         rng = random.Random(f"simulated world {seed}")
         number = settings.num_rules + num_plain
         looks, things, parts = (rng.sample(words, number) for words in (_LOOKS, _THINGS, _PARTS))
@@ -155,6 +156,9 @@ class World:
         orders = [self._order(number, rng) for number in range(1, num_orders + 1)]
         self.orders = {order.text: order for order in orders}
         self.read = lru_cache(maxsize=4096)(self._read)
+
+    def __reduce__(self) -> tuple[type[World], tuple[WorldSettings, int, int, int]]:
+        return World, self._arguments  # They decide everything.
 
     def _order(self, number: int, rng: random.Random) -> Order:
         settings = self.settings
