@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dspy
 
-from dspy_dlpo.runtime.prices import FREE
+from dspy_dlpo.runtime.prices import FREE, entry_of
 
 _UNKNOWN = 16_000  # Tokens of context; nearly every model that is served today has more.
 _LOCAL = 8_000
@@ -25,11 +25,5 @@ def room_for_a_field(lm: dspy.BaseLM | None) -> int:
 
 
 def _context(model: str) -> int | None:
-    import litellm  # Takes seconds to import.
-
-    litellm.suppress_debug_info = True  # It would print advice about a name that it does not know.
-    try:
-        tokens = litellm.get_model_info(model).get("max_input_tokens")
-    except Exception:  # noqa: BLE001 - litellm raises plain Exceptions for a model that it does not know.
-        return None
+    tokens = entry_of(model).get("max_input_tokens")
     return tokens if isinstance(tokens, int) and tokens > 0 else None

@@ -86,14 +86,19 @@ class Prices:
         return self._given.get(model) or ((0.0, 0.0) if model.startswith(FREE) else None)
 
 
-def _listed(model: str) -> Price | None:
-    """Return the price of a model in litellm's table: by its whole name, or without that of its provider."""
+def entry_of(model: str) -> Mapping[str, Any]:
+    """Return what litellm's table says of a model, found by its whole name or by that after its provider's."""
     table = _table()
     provider, _, name = model.partition("/")
     entry = table.get(model)
     if entry is None and name and str((table.get(name) or {}).get("litellm_provider", "")).startswith(provider):
         entry = table[name]
-    sent, received = ((entry or {}).get(f"{side}_cost_per_token") for side in ("input", "output"))
+    return entry or {}
+
+
+def _listed(model: str) -> Price | None:
+    entry = entry_of(model)
+    sent, received = (entry.get(f"{side}_cost_per_token") for side in ("input", "output"))
     if not isinstance(sent, (int, float)) or not isinstance(received, (int, float)):
         return None
     return sent * 1e6, received * 1e6
