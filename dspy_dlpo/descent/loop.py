@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from dspy_dlpo.core.records import Candidate, StepRecord
+from dspy_dlpo.core.records import Candidate, StepRecord, Threshold
 from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.choice import Choice
@@ -71,6 +71,7 @@ class Loop:
         try:
             self.check(walk)
             walk.choice.begin()
+            walk.num_metric_calls = self.budget.spent.metric_calls
             while not walk.stopped:
                 self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
                 self.listener.on_step_end(self.step(walk))
@@ -83,38 +84,37 @@ class Loop:
 
     def step(self, walk: Walk) -> StepRecord:
         """Take one step of SGD, with words for numbers. If the budget ends on the way, what is paid stands."""
-        incumbent, ctx = walk.incumbent, StepContext(len(walk.history), self.settings.seed, self.settings.width)
-        before, gains = self.budget.spent.metric_calls, walk.choice.num_gains
-        step = Step(ctx, incumbent, self.minibatch(walk), self.settings.score_range[1])
+        say, ctx = self.listener.on_phase, StepContext(len(walk.history), self.settings.seed, self.settings.width)
+        step = Step(ctx, walk.incumbent, self.minibatch(walk), self.settings.score_range[1])
         walk.position += len(step.minibatch)
-        self.listener.on_phase("running the minibatch")
-        rollouts = self.forward([(incumbent, example) for example in step.minibatch])  # Forward, and the loss.
+        say("running the minibatch")
+        rollouts = self.forward([(step.incumbent, example) for example in step.minibatch])  # Forward, and the loss.
         step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
         try:
-            self.listener.on_phase("asking the critic")
-            said = self.backward(incumbent, step.failures, ctx.step, step.successes)  # Backward.
+            say("asking the critic")
+            said = self.backward(step.incumbent, step.failures, ctx.step, step.successes)  # Backward.
             step.gradients, step.remarks, step.refusals = said
-            for gradient in self.selector(step.gradients, ctx, walk.history):
-                passing = step.successes[: self.settings.max_passing]
-                step.requests[gradient.predictor] = self.requests(incumbent, gradient, walk.state, ctx, passing)
-            self.listener.on_phase("looking for candidates")
+            moving = self.selector(step.gradients, ctx, walk.history)
+            step.requests = {each.predictor: self.requests(step, each, walk) for each in moving}
+            say("looking for candidates")
             self.sources.propose(step, walk)  # Update.
             for candidate in walk.meet(step.candidates):
                 self.listener.on_candidate(candidate, ctx.step)
             if step.candidates:
-                self.listener.on_phase("trying the candidates")
-                thresholds = [
-                    self.policies.threshold(each, incumbent, walk.state, ctx)
-                    + first_rights(each, step.requests, walk.student, ctx.width)
-                    for each in step.candidates
-                ]
-                step.race, step.trial = self.race(incumbent, step.candidates, thresholds, self.fresh(step, walk))
+                say("trying the candidates")
+                thresholds = [self.threshold(step, each, walk) for each in step.candidates]
+                fresh = self.sampler.trial(walk.position, step.minibatch, written_for(step, walk, self.requests))
+                step.race, step.trial = self.race(step.incumbent, step.candidates, thresholds, fresh)  # Trial.
                 if step.trial.accepted:  # Accept or refuse.
                     walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)
         except Outage:
             raise  # Without a record: a resumed run takes the step again.
         except BudgetSpent as limit:
             step.limit = str(limit)
+        return self.record(step, walk)
+
+    def record(self, step: Step, walk: Walk) -> StepRecord:
+        """Freeze what the step did, let the policies learn from it, and keep it."""
         record = step.record(
             **walk.choice.standing,
             unparsed=self.backward.ask.unparsed + self.sources.unparsed,
@@ -122,12 +122,15 @@ class Loop:
             errors=self.forward.errors,
             spent=self.budget.spent,
         )
-        made_calls, has_gained = record.spent.metric_calls > before, walk.choice.num_gains > gains
-        state = self.policies.learn(record, walk.state)
-        walk.close(record, state, made_calls=made_calls, has_gained=has_gained)
+        walk.close(record, self.policies.learn(record, walk.state))
         walk.stopped = self.stopping.reason(walk, step)
-        self.ledger.add_step(record, state)
+        self.ledger.add_step(record, walk.state)
         return record
+
+    def threshold(self, step: Step, candidate: Candidate, walk: Walk) -> Threshold:
+        """Return what the mean gain of a candidate must exceed: what the policies ask, and the rights of the user."""
+        asked = self.policies.threshold(candidate, step.incumbent, walk.state, step.ctx)
+        return asked + first_rights(candidate, step.requests, walk.student, step.ctx.width)
 
     def check(self, walk: Walk) -> None:
         """Run the first minibatch; where all of it fails, end the run, and let it be tried again on resume."""
@@ -142,16 +145,3 @@ class Loop:
     def minibatch(self, walk: Walk) -> list[str]:
         """Return the next minibatch of the incumbent."""
         return self.sampler.minibatch(walk.position, partial(self.forward.passes, walk.incumbent))
-
-    def fresh(self, step: Step, walk: Walk) -> list[str]:
-        """Return the examples of the trial: none that the candidates were made from, unless too few are left.
-
-        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else. Sentences
-        that are left out are tried first on the examples that they were written for.
-        """
-        most = self.settings.max_trial_examples
-        names = dict.fromkeys([*written_for(step, walk, self.requests)])
-        names |= dict.fromkeys(self.sampler.fresh(walk.position, step.minibatch, most))
-        if len(names) < self.settings.first_look:  # A small trainset has no fresh ones to spare.
-            names |= dict.fromkeys(step.minibatch)
-        return [*names][:most]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import Candidate, Rollout, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import Candidate, TextualGradient, UpdateRequest
 from dspy_dlpo.descent.backward import call_text
-from dspy_dlpo.policies.base import State, StepContext
+from dspy_dlpo.descent.step import Step
+from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.policies.chain import Chain
 
 
@@ -19,31 +19,26 @@ class Requests:
     Args:
         protection: Finds protected text.
         policies: The strategies.
+        max_passing: Passing rollouts of the minibatch that are shown beside what should change.
     """
 
     protection: Protection
     policies: Chain
+    max_passing: int = 0
 
-    def __call__(
-        self,
-        candidate: Candidate,
-        gradient: TextualGradient,
-        state: State,
-        ctx: StepContext,
-        passing: Sequence[Rollout] = (),
-    ) -> UpdateRequest:
+    def __call__(self, step: Step, gradient: TextualGradient, walk: Walk) -> UpdateRequest:
         """Return the request for the predictor of a gradient, within what all policies allow.
 
         Args:
-            candidate: The incumbent.
+            step: Has the incumbent, and the rollouts that went right and must go right again.
             gradient: What should change; it may have no points.
-            state: The state of the policies.
-            ctx: The step.
-            passing: Rollouts that went right and must go right again.
+            walk: Has the state of the policies.
         """
+        passing = step.successes[: self.max_passing] if gradient.points else []
         calls = (call for rollout in passing for call in rollout.calls if call.predictor == gradient.predictor)
-        request = replace(self.plain(candidate, gradient.predictor), gradient=gradient)
-        return self.policies.narrow(replace(request, passing=tuple(map(call_text, calls))), state, ctx)
+        request = replace(self.plain(step.incumbent, gradient.predictor), gradient=gradient)
+        request = replace(request, passing=tuple(map(call_text, calls)))
+        return self.policies.narrow(request, walk.state, step.ctx)
 
     def plain(self, candidate: Candidate, predictor: str) -> UpdateRequest:
         """Return a request that only what is protected narrows."""

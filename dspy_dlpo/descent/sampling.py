@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count, islice
 
+from dspy_dlpo.core.settings import Settings
+
 
 class Sampler:
     """Goes through the trainset, in a new random order for each epoch.
@@ -15,15 +17,11 @@ class Sampler:
     serves again in the next minibatch.
 
     Args:
-        trainset: Names of the train examples.
-        batch_size: Examples of a minibatch that the incumbent is not known to pass.
-        seed: The run's seed, from which the orders follow.
+        settings: The trainset, the sizes of minibatch and trial, and the seed from which the orders follow.
     """
 
-    def __init__(self, trainset: Sequence[str], batch_size: int, seed: int) -> None:
-        self.trainset = tuple(trainset)
-        self.batch_size = batch_size
-        self._seed = seed
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def minibatch(self, position: int, passes: Callable[[str], bool]) -> list[str]:
@@ -35,13 +33,15 @@ class Sampler:
             position: Examples gone through so far, over all epochs.
             passes: Whether the incumbent is known to pass an example.
         """
-        most = max(self.batch_size, len(self.trainset) - self.batch_size)  # Some stay fresh for the trial.
+        most = max(
+            self._settings.batch_size, len(self._settings.trainset) - self._settings.batch_size
+        )  # Some stay fresh for the trial.
         names: list[str] = []
         num_open = 0
         for name in self._upcoming(position):
             names.append(name)
             num_open += not passes(name)
-            if num_open == self.batch_size or len(names) == most:
+            if num_open == batch_size or len(names) == most:
                 break
         return names
 
@@ -50,9 +50,25 @@ class Sampler:
         taken = {*used}
         return list(islice((name for name in self._upcoming(position) if name not in taken), most))
 
+    def trial(self, position: int, minibatch: Sequence[str], first: Sequence[str]) -> list[str]:
+        """Return the examples of a trial: none that the candidates were made from, unless too few are left.
+
+        The minibatch decides nothing: a candidate that quotes its examples would win there and nowhere else.
+
+        Args:
+            position: Examples gone through so far, over all epochs.
+            minibatch: What the candidates were made from.
+            first: Examples that come first.
+        """
+        most = self._settings.max_trial_examples
+        names = dict.fromkeys([*first, *self.fresh(position, minibatch, most)])
+        if len(names) < self._settings.first_look:  # A small trainset has no fresh ones to spare.
+            names |= dict.fromkeys(minibatch)
+        return [*names][:most]
+
     def _upcoming(self, position: int) -> Iterator[str]:
         """Yield every train example once, from a position on."""
-        size, seen = len(self.trainset), set[str]()
+        size, seen = len(self._settings.trainset), set[str]()
         for place in count(position):
             epoch, index = divmod(place, size)
             name = self._order(epoch)[index]
@@ -63,6 +79,6 @@ class Sampler:
                 return
 
     def _shuffled(self, epoch: int) -> list[str]:
-        order = list(self.trainset)
-        random.Random(f"{self._seed}/epoch/{epoch}").shuffle(order)
+        order = list(self._settings.trainset)
+        random.Random(f"{self._settings.seed}/epoch/{epoch}").shuffle(order)
         return order

@@ -23,6 +23,8 @@ class Walk:
         seen: Every candidate so far, by id, as it was first made.
         position: Train examples gone through, over all epochs.
         history: The steps so far.
+        num_metric_calls: Metric calls made by the end of the last step.
+        num_gains: How often, by then, a new candidate was ahead of the best on the valset.
         num_idle: Steps in a row that made no metric call.
         num_without_gain: Steps in a row after which the best on the valset was none that is better.
         stopped: Why the run ended; empty while it goes on.
@@ -36,6 +38,8 @@ class Walk:
     seen: dict[str, Candidate] = field(default_factory=dict)
     position: int = 0
     history: list[StepRecord] = field(default_factory=list)
+    num_metric_calls: int = 0
+    num_gains: int = 0
     num_idle: int = 0
     num_without_gain: int = 0
     stopped: str = ""
@@ -77,9 +81,10 @@ class Walk:
         self.incumbent = self.seen[candidate]
         self.choice.enter(self.incumbent, is_ahead=is_ahead)
 
-    def close(self, record: StepRecord, state: State, *, made_calls: bool, has_gained: bool) -> None:
-        """Take a completed step in."""
+    def close(self, record: StepRecord, state: State) -> None:
+        """Take a completed step in, and the state of the policies after it."""
         self.history.append(record)
         self.state = state
-        self.num_idle = 0 if made_calls else self.num_idle + 1
-        self.num_without_gain = 0 if has_gained else self.num_without_gain + 1
+        self.num_idle = self.num_idle + 1 if record.spent.metric_calls == self.num_metric_calls else 0
+        self.num_without_gain = self.num_without_gain + 1 if self.choice.num_gains == self.num_gains else 0
+        self.num_metric_calls, self.num_gains = record.spent.metric_calls, self.choice.num_gains

@@ -144,7 +144,7 @@ class Run:
         policies = Chain(as_policies(given.policies))
         instructions = self.student.start.instructions
         protection = Protection(given.protect, self.student.protocols(), instructions)
-        requests = Requests(protection, policies)
+        requests = Requests(protection, policies, settings.max_passing)
         sources: list[Source] = [
             CriticSentences(),
             ProposerEdits(proposer, always_passing=given.proposer is not None, max_chars=room),
@@ -155,7 +155,7 @@ class Run:
             sources.append(Rewrite(proposer, requests, backward.complaint))
         if settings.max_demos:
             sources.append(Demos(self.student, self.data, forward, requests, max_demos=settings.max_demos))
-        sampler = Sampler(settings.trainset, settings.batch_size, settings.seed)
+        sampler = Sampler(settings)
         selector = given.component_selector
         return Loop(
             settings=settings,

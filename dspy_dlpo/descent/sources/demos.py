@@ -54,7 +54,7 @@ class Demos(Source):
             changes = []
             for name, predictor in self._student.predictors.items():
                 room = self._max_demos - len(predictor.demos)
-                request = self._requests(step.incumbent, TextualGradient(name, ()), walk.state, step.ctx)
+                request = self._requests(step, TextualGradient(name, ()), walk)
                 rng = step.ctx.rng(f"{self.name}/{number}", name)
                 demos = self._drawn(name, predictor, room, request.max_edits, step.incumbent, walk, rng)
                 if demos != step.incumbent.demos.get(name, ()):

@@ -30,7 +30,7 @@ class Pruning(Source):
         if not step.rollouts:
             return
         for name in step.incumbent.instructions:
-            request = self._requests(step.incumbent, TextualGradient(name, ()), walk.state, step.ctx)
+            request = self._requests(step, TextualGradient(name, ()), walk)
             for edits in self._requests.policies.propose(request, walk.state, step.ctx):
                 yield [Change(request, tuple(edits))]
 

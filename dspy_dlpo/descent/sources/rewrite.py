@@ -69,10 +69,7 @@ class Rewrite(Source):
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose new instructions for the predictors that move, or for all if none does."""
         names = [name for name in step.requests or step.incumbent.instructions if self._calls(step.failures, name)]
-        requests = [
-            step.requests.get(name) or self._requests(step.incumbent, TextualGradient(name, ()), walk.state, step.ctx)
-            for name in names
-        ]
+        requests = [step.requests.get(name) or self._requests(step, TextualGradient(name, ()), walk) for name in names]
         replies = self.ask([self._question(request, step, walk) for request in requests])
         changes = []
         for request, reply in zip(requests, replies, strict=True):
