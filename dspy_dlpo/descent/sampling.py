@@ -33,9 +33,8 @@ class Sampler:
             position: Examples gone through so far, over all epochs.
             passes: Whether the incumbent is known to pass an example.
         """
-        most = max(
-            self._settings.batch_size, len(self._settings.trainset) - self._settings.batch_size
-        )  # Some stay fresh for the trial.
+        size, batch_size = len(self._settings.trainset), self._settings.batch_size
+        most = max(batch_size, size - batch_size)  # Some stay fresh for the trial.
         names: list[str] = []
         num_open = 0
         for name in self._upcoming(position):
