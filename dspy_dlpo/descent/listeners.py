@@ -1,4 +1,4 @@
-"""What hears of a run while it goes on. The terminal views and the trackers are listeners; users write their own."""
+"""Listeners: called while a run goes on. The progress views and the trackers are listeners; users can add their own."""
 
 from __future__ import annotations
 
@@ -16,48 +16,54 @@ _logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Follows a run. Override what you need; all methods are called in the thread that called `compile`, one at a time.
+    """Follows a run. Override the methods you need; they are called one at a time, in the thread that called `compile`.
 
-    A listener that raises is reported in the log, and the run goes on. A resumed run tells its listeners everything
-    again, from the first step.
+    If a listener raises, the error is logged and the run continues. A resumed run calls its listeners again from the
+    first step.
+
+    Example:
+        >>> class PrintOutcome(Listener):
+        ...     def on_step_end(self, record):
+        ...         print(record.step, record.outcome)
+        >>> listeners = [PrintOutcome()]  # For `DLPOOptimizer(listeners=...)`.
     """
 
     def on_run_start(self, run: RunInfo, budget: Budget) -> None:
         """Called when a run starts.
 
         Args:
-            run: What it was made with.
-            budget: Its limits and, at any time, what it has spent. `budget.stop(reason)` ends the run gracefully.
+            run: The settings, models and versions of the run.
+            budget: Its limits, and what it has spent so far. `budget.stop(reason)` ends the run with the best so far.
         """
 
     def on_phase(self, phase: str) -> None:
-        """Called when the run turns to something else.
+        """Called when a phase of the run starts.
 
         Args:
-            phase: In words: `scoring the student`, `running the minibatch`, `asking the critic`, ...
+            phase: A description: `scoring the student`, `running the minibatch`, `asking the critic`, ...
         """
 
     def on_candidate(self, candidate: Candidate, step: int) -> None:
-        """Called for each candidate that was not seen before.
+        """Called for each new candidate, once.
 
         Args:
-            candidate: Its instructions and edits.
+            candidate: The candidate, with its instructions, demos and edits.
             step: Index, from 0, of the step that made it.
         """
 
     def on_step_end(self, record: StepRecord) -> None:
-        """Called after each completed step, which is in the ledger already.
+        """Called after each completed step, once it is in the ledger.
 
         Args:
-            record: All that the step did, and what the run had spent by its end.
+            record: Everything the step did, and what the run had spent by its end.
         """
 
     def on_run_end(self, result: RunResult, program: dspy.Module) -> None:
         """Called when the run has ended.
 
         Args:
-            result: What it found.
-            program: What `compile` is about to return.
+            result: The result of the run.
+            program: The program that `compile` is about to return.
         """
 
     def on_run_error(self, error: BaseException) -> None:
@@ -69,10 +75,10 @@ class Listener:
 
 
 class Listeners(Listener):
-    """Calls several listeners, and keeps their exceptions from the run.
+    """Calls several listeners, and logs their exceptions so that the run continues.
 
     Args:
-        listeners: They are told in this order.
+        listeners: The listeners, called in this order.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:

@@ -12,7 +12,8 @@ from dspy_dlpo.core.settings import Tuning
 
 T = TypeVar("T")
 
-_NO_DEMOS = "DLPO tunes instructions only; demos stay as they are. Compile with BootstrapFewShot afterwards for demos"
+_DEMOS = "Use `max_demos`"
+_NO_DEMOS = "Leave it out; `max_demos` sets how many demos a predictor may have"
 _NO_SAMPLING = "Set the temperature on the LM that you give as `prompt_model`"
 _TRACKERS = "Give listeners=[dspy_dlpo.%s()]"
 _LIMITS = "Give `auto`, `num_steps` or one of the limits: `max_metric_calls`, `max_lm_calls`, `max_tokens`, `max_cost`"
@@ -33,9 +34,8 @@ ELSEWHERE = {
     "reflection_minibatch_size": "Use tuning=Tuning(batch_size=...)",
     "minibatch": "Steps always start from a minibatch: tuning=Tuning(batch_size=...)",
     "minibatch_full_eval_steps": "The result is always chosen on the whole valset. Leave it out",
-    "max_bootstrapped_demos": _NO_DEMOS,
-    "max_labeled_demos": _NO_DEMOS,
-    "max_demos": _NO_DEMOS,
+    "max_bootstrapped_demos": _DEMOS,
+    "max_labeled_demos": _DEMOS,
     "demo_input_field_maxlen": _NO_DEMOS,
     "fewshot_aware_proposer": _NO_DEMOS,
     "init_temperature": _NO_SAMPLING,
@@ -47,7 +47,7 @@ ELSEWHERE = {
     "skip_perfect_score": "What is perfect is never criticised. Leave it out",
     "add_format_failure_as_feedback": "Replies of the wrong form always reach the critic. Leave it out",
     "instruction_proposer": "Use tuning=Tuning(proposer=...)",
-    "code_proposer": "DLPO tunes instructions only. Leave it out",
+    "code_proposer": "No code is tuned. Leave it out",
     "candidate_selection_strategy": "Give `policies`, such as TextualSimulatedAnnealing; they decide what is accepted",
     "use_merge": "Candidates are not merged. Leave it out",
     "max_merge_invocations": "Candidates are not merged. Leave it out",
@@ -119,7 +119,7 @@ def _way_out(name: str, known: list[str], where: str) -> str:
         return _tuning(name)
     if name in ELSEWHERE:
         answer = ELSEWHERE[name]
-        return answer[0].lower() + answer[1:] if not answer.startswith("DLPO") else answer
+        return answer[0].lower() + answer[1:]
     near = difflib.get_close_matches(name, [*known, *Tuning.__dataclass_fields__], 1)
     if near and near[0] not in known:
         return f"did you mean {_tuning(near[0])}?"[:-1]

@@ -14,7 +14,7 @@ class TextualSimulatedAnnealing(Policy):
 
     With U drawn uniformly from (0, 1] once per step, "accept with probability exp(gain/T)" is "accept when the gain
     exceeds T*ln(U)", a threshold known before the first example is paid. Every improvement is accepted. The best
-    candidate on the valset is kept apart from this walk, so nothing found is lost.
+    candidate on the valset is kept apart, so accepting a loss never loses it.
 
     Args:
         temperature: On the scale of the metric, at least 0: at `temperature=0.05` a drop of 0.05 is accepted with
@@ -26,10 +26,16 @@ class TextualSimulatedAnnealing(Policy):
         ValueError: At construction if a constant is negative or not a number, or at the step where a schedule
             returns such a value; or if `max_drop` is negative.
 
+    Example:
+        >>> one = Candidate({"self": "Answer the question."})
+        >>> policy = TextualSimulatedAnnealing(exponential(0.05, 0.5))
+        >>> [round(policy.threshold(one, one, {}, StepContext(step, seed=0)).level, 3) for step in range(3)]
+        [-0.041, -0.032, -0.002]
+
     References:
         Peng et al., DLPO, arXiv 2503.13413. Departures: their temperature of 64 on scores in [0, 1] accepts a drop of
         0.25 with probability 0.996, so ours is on the score scale; theirs starts from score 0, so that the first
-        candidate is always accepted, and cools only after an acceptance. `max_drop=0.3` is their hard refusal.
+        candidate is always accepted, and cools only after an acceptance. `max_drop=0.3` is the drop they always refuse.
         Kirkpatrick, Gelatt and Vecchi, Science 220 (1983). Korattikara, Chen and Welling, arXiv 1304.5299, for the
         threshold form.
     """

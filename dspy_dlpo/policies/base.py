@@ -12,12 +12,12 @@ from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
 
 State = Mapping[str, Any]
-"""What a policy keeps from step to step: JSON-serializable, replaced and never changed."""
+"""What a policy keeps from step to step. It is JSON-serializable, and is replaced instead of changed."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a policy may know about the step besides its own state.
+    """What a policy knows about a step besides its own state.
 
     Attributes:
         step: The run's step index, from 0.
@@ -30,13 +30,13 @@ class StepContext:
     width: float = 1.0
 
     def rng(self, policy: str, predictor: str = "") -> random.Random:
-        """Return the random numbers of one policy at this step: a hash of seed, policy, step and predictor.
+        """Return a random generator for one policy at this step, seeded by a hash of seed, policy, step and predictor.
 
-        There is no hidden random state to save, and one policy's draws do not disturb another's.
+        So no random state has to be saved, and the draws of one policy do not depend on those of another.
 
         Args:
             policy: Name of the policy.
-            predictor: Path of the predictor, if each is to have numbers of its own.
+            predictor: Path of the predictor, if each predictor gets its own draws.
 
         Returns:
             A generator; the same arguments give the same numbers.
@@ -46,11 +46,18 @@ class StepContext:
 
 
 class Policy:
-    """One strategy of the update, with up to four moments, each optional.
+    """One strategy of the update. A subclass overrides the methods it needs; each has a neutral default.
 
-    A subclass overrides the moments it needs. Policies know nothing of each other, and their order does not matter:
-    caps take the minimum, frozen sentences and directives the union, thresholds add up. State goes in and comes out
-    as JSON-serializable mappings, so a policy object holds its settings only and can serve two runs at once.
+    Policies do not know each other, and their order does not matter: the smallest cap holds, frozen sentences and
+    directives are united, thresholds add up. State is passed in and returned as a JSON-serializable mapping, so a
+    policy object holds only its settings, and two runs can share it.
+
+    Example:
+        >>> class KeepFirstSentence(Policy):
+        ...     def narrow(self, request, state, ctx):
+        ...         return request.narrowed(frozen=frozenset({0}))
+        >>> KeepFirstSentence().name
+        'KeepFirstSentence'
 
     References:
         Explicit state, made by `init`, follows the gradient transformations of optax. The strategies are those of Peng
@@ -59,14 +66,14 @@ class Policy:
 
     @property
     def name(self) -> str:
-        """The class name, under which records and states keep what the policy did."""
+        """The class name, which records use to say what the policy did."""
         return type(self).__name__
 
     def init(self, requests: Sequence[UpdateRequest] = ()) -> State:
         """Return the state before the first step, or refuse the student.
 
         Args:
-            requests: One for each predictor: its sentences, those protected among them, and no gradient.
+            requests: One for each predictor, with its sentences and which of them are protected, without a gradient.
 
         Returns:
             The state.
@@ -77,44 +84,42 @@ class Policy:
         return {}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
-        """Narrow what the proposer is asked: cap on edits, frozen sentences, memory, exemplars, directives.
+        """Limit the edits of one predictor in this step, or add what the proposer should know.
 
         Args:
-            request: What it is asked so far for one predictor, other policies included.
-            state: The policy's own.
+            request: The request so far, with the limits of the policies before this one.
+            state: This policy's state.
             ctx: The step.
 
         Returns:
-            The request with more limits; see `UpdateRequest.narrowed`.
+            The request with further limits: see `UpdateRequest.narrowed`.
         """
         return request
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose edits of one's own: each of the first items becomes a candidate, as far as it keeps the constraints.
-
-        Asked where the gradients of a step bring no candidate, for one predictor after another.
+        """Propose edits of this policy's own. Called for each predictor if the step has no other candidate.
 
         Args:
             request: The predictor's sentences and all limits, without a gradient.
-            state: The policy's own.
+            state: This policy's state.
             ctx: The step.
 
         Returns:
-            The edits of each candidate, none by default.
+            One item per candidate: its edits, which are screened and limited like those of any source.
         """
         return ()
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
-        """Say what the mean paired gain must exceed for this candidate; known before the first example is paid.
+        """Return what the mean paired gain of a candidate must exceed. Called before the first example is paid.
 
         Args:
-            candidate: What is to be tried.
-            incumbent: What it must beat.
-            state: The policy's own.
-            ctx: The step; `ctx.width` is what a share of the score range is multiplied with.
+            candidate: The candidate that will be tried.
+            incumbent: The candidate it is compared with.
+            state: This policy's state.
+            ctx: The step; multiply a share of the score range by `ctx.width`.
 
         Returns:
-            What is asked of the gain, on the metric's scale, 0 by default. Below 0, a loss is let pass.
+            A threshold on the metric's scale, 0 by default. A negative threshold accepts a loss of that size.
         """
         return Threshold()
 
@@ -122,8 +127,8 @@ class Policy:
         """Return the state after the step, which may have been accepted, refused or skipped.
 
         Args:
-            record: All that the step did.
-            state: The policy's own, before it; it must not be changed.
+            record: Everything the step did.
+            state: This policy's state before the step; it must not be changed.
 
         Returns:
             The state for the next step.

@@ -27,6 +27,13 @@ class TextualContrastiveLearning(Policy):
     Raises:
         ValueError: If an argument is out of its range.
 
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient
+        >>> request = UpdateRequest("self", ("Answer the question.",), TextualGradient("self", ()))
+        >>> state = {"self": [[["Answer in digits."], ["Explain."], 0.3]]}  # As `learn` leaves it: better, worse, gain.
+        >>> TextualContrastiveLearning().narrow(request, state, StepContext(step=1, seed=0)).contrasts
+        (Contrast(better=('Answer in digits.',), worse=('Explain.',), gain=0.3),)
+
     References:
         Peng et al., DLPO, arXiv 2503.13413. Departures: theirs shows the best and worst whole prompt by training
         accuracy, apart by 0.15 whatever the number of examples; its memory fills with duplicates, and its sampling is

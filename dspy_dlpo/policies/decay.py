@@ -19,6 +19,14 @@ class TextualLearningRateDecay(TextualLearningRate):
         TypeError: If it is not callable.
         ValueError: At the step where it returns something that is not a finite number of at least 0.
 
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient, UpdateRequest
+        >>> from dspy_dlpo.policies import StepContext
+        >>> request = UpdateRequest("self", ("Answer the question.",), TextualGradient("self", ()))
+        >>> policy = TextualLearningRateDecay()
+        >>> [policy.narrow(request, {}, StepContext(step, seed=0)).max_edits for step in range(6)]
+        [5, 4, 3, 2, 1, 1]
+
     References:
         Peng et al., DLPO, arXiv 2503.13413; the authors' code is `max(lr - step, 1)`, the default here with lr=5.
     """

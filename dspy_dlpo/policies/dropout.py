@@ -18,6 +18,13 @@ class TextualDropout(Policy):
     Raises:
         ValueError: If the rate is outside [0, 1).
 
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient
+        >>> request = UpdateRequest("self", ("Be brief. ", "Be kind. ", "Use digits."), TextualGradient("self", ()))
+        >>> policy = TextualDropout(0.3)
+        >>> [sorted(policy.narrow(request, {}, StepContext(step, seed=0)).frozen) for step in range(3)]
+        [[2], [0, 1, 2], [1]]
+
     References:
         Peng et al., DLPO, arXiv 2503.13413. The authors' code cuts sentences at every full stop ("3.14" too) and only
         asks the model to keep them.

@@ -21,6 +21,12 @@ class TextualLearningRate(Policy):
     Raises:
         ValueError: At construction if a constant is below 1, or at the step where a schedule returns such a value.
 
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient
+        >>> request = UpdateRequest("self", ("Answer the question.",), TextualGradient("self", ()))
+        >>> TextualLearningRate(3).narrow(request, {}, StepContext(step=0, seed=0)).max_edits
+        3
+
     References:
         Peng et al., DLPO, arXiv 2503.13413. The authors' code states the bound in the prompt but never checks it.
     """

@@ -27,6 +27,13 @@ class TextualMomentum(Policy):
     Raises:
         ValueError: If an argument is out of its range.
 
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient
+        >>> request = UpdateRequest("self", ("Answer the question.",), TextualGradient("self", ()))
+        >>> state = {"self": [["Answer in digits.", 1.2]]}  # As `learn` leaves it.
+        >>> [point.text for point in TextualMomentum().narrow(request, state, StepContext(step=1, seed=0)).memory]
+        ['Answer in digits.']
+
     References:
         Peng et al., DLPO, arXiv 2503.13413, whose code shows the last three gradients in full. Weights by age as in
         Polyak's heavy ball; merging as in TSGD-M, arXiv 2506.00400, which samples from past prompts instead.

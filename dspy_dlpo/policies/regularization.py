@@ -15,11 +15,12 @@ _TIE = 1e-9
 
 
 class TextualRegularization(Policy):
-    """Keep instructions short: a price per token, a hard limit, a wish to simplify, and pruning.
+    """Keep instructions short: a price per token, a hard limit, a request to simplify, and pruning.
 
     The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
     each it removes. Where a step brings no candidate, sentences that the run has added are left out one after another
-    and tried like any other candidate; one whose removal does not lower the score goes. The student's own stay.
+    and tried like any other candidate: if the score does not drop, the sentence is removed. The student's own sentences
+    stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
@@ -32,6 +33,12 @@ class TextualRegularization(Policy):
     Raises:
         ValueError: At construction if an argument is out of its range; when `compile` begins, if an instruction of the
             student, or its protected text alone, is longer than `max_tokens`.
+
+    Example:
+        >>> from dspy_dlpo.core.records import TextualGradient
+        >>> request = UpdateRequest("self", ("Answer the question.",), TextualGradient("self", ()))
+        >>> TextualRegularization(max_tokens=200).narrow(request, {}, StepContext(step=0, seed=0)).max_tokens
+        200
 
     References:
         Peng et al., DLPO, arXiv 2503.13413. The authors' code asks for simplification only when its memory holds 16
@@ -63,7 +70,7 @@ class TextualRegularization(Policy):
         return {"lengths": lengths, "added": [], "needed": []}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
-        """Set the limit, and ask to simplify what has grown."""
+        """Set the limit, and ask the proposer to simplify an instruction that has grown."""
         wish: tuple[str, ...] = ()
         if self.growth is not None:
             length = count_tokens("".join(request.sentences))
@@ -72,7 +79,7 @@ class TextualRegularization(Policy):
         return request.narrowed(max_tokens=self.max_tokens, directives=wish)
 
     def threshold(self, candidate: Candidate, incumbent: Candidate, state: State, ctx: StepContext) -> Threshold:
-        """Charge for the tokens added; a sentence that is left out need not be missed."""
+        """Charge for the tokens added; a sentence may be removed at an equal score."""
         tie = -_TIE * ctx.width if _prunes(candidate) else 0.0
         if not self.price:
             return Threshold(tie)
@@ -84,7 +91,7 @@ class TextualRegularization(Policy):
         return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose to leave out, one at a time, what was added and has not been tried since something else changed."""
+        """Propose to remove one added sentence at a time, unless that was tried since the last other change."""
         untried = [each for each in state["added"] if each not in state["needed"]]
         return tuple(
             (Edit("delete", index, reason=_PRUNED),)
@@ -93,7 +100,7 @@ class TextualRegularization(Policy):
         )
 
     def learn(self, record: StepRecord, state: State) -> State:
-        """Note the sentences that were added, and those that could not be spared until something else changes."""
+        """Remember which sentences were added, and which of them were found to be needed since the last change."""
         trial = record.trial
         if trial is None or not trial.differences:
             return state

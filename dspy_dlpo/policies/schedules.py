@@ -1,7 +1,10 @@
-"""Schedules: plain functions `step -> value`, apart from what they drive.
+"""Schedules: functions from the run's step index, from 0, to a value such as a number of edits or a temperature.
 
-The step is the run's step index, from 0. The value has the unit of what it drives: sentences, a temperature. Anything
-callable with one integer is a schedule; these are the usual ones.
+Any callable with one integer argument is a schedule. These are the common ones:
+
+    >>> warm = linear(8, 2, 3)
+    >>> [warm(step) for step in range(5)]
+    [8.0, 6.0, 4.0, 2.0, 2.0]
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ Schedule = Callable[[int], float]
 
 
 def constant(value: float) -> Schedule:
-    """Stay at one value.
+    """Return the same value at every step.
 
     Args:
-        value: The value at every step.
+        value: The value.
     """
     return lambda step: value
 
@@ -27,7 +30,7 @@ def linear(start: float, end: float, num_steps: int) -> Schedule:
     Args:
         start: Value at step 0.
         end: Value at step `num_steps` and after it.
-        num_steps: Steps in between, at least 1.
+        num_steps: Steps from `start` to `end`, at least 1.
 
     Raises:
         ValueError: If `num_steps` is below 1.

@@ -46,7 +46,7 @@ def test_every_argument_of_another_optimiser_works_or_is_answered_with_what_to_d
     [
         ("reflection_lm", "use `prompt_model`"),
         ("task_model", "set the LM of the program itself"),
-        ("max_bootstrapped_demos", "DLPO tunes instructions only"),
+        ("max_bootstrapped_demos", "use `max_demos`"),
         ("breadth", r"Tuning\(num_candidates=...\)"),
         ("batch_size", r"use tuning=Tuning\(batch_size=...\)"),
         ("max_metric_cals", "did you mean `max_metric_calls`"),
