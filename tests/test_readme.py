@@ -10,7 +10,9 @@ import pytest
 from dspy_dlpo import DLPOOptimizer, Tuning
 from tests.scripted import examples, scripted_lm
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "examples/benchmarks/README.md")
 
 
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +45,12 @@ def test_table_for_those_who_come_from_other_optimisers_names_arguments_that_the
             kind = getattr(dspy, optimizer)
             there = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.compile).parameters}
             assert {*re.findall(r"`(\w+)`", cell)} <= there, optimizer
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_of_the_documents_lead_to_files_and_tests_that_there_are(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert [link for link in links if not ((ROOT / name).parent / link).exists()] == []
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert [test for test in re.findall(r"`(test_\w+)`", text) if f"def {test}(" not in code] == []
