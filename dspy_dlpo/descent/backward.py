@@ -14,6 +14,7 @@ from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.replies import as_lines, is_nothing
 from dspy_dlpo.descent.screening import LEFT_OUT
+from dspy_dlpo.descent.wording import call_text, fenced
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.trace import in_prompt, shorten
@@ -250,17 +251,6 @@ def rounds(walks: Sequence[_Walk]) -> Iterator[list[str]]:
         ready = ready or [*blamed, *waiting][:1]
         yield ready
         waiting = [name for name in waiting if name not in ready]
-
-
-def call_text(call: Call) -> str:
-    """Return what a predictor was given and what it answered, a field a line."""
-    lines = [f"{name}: {value}" for name, value in {**call.inputs, **call.outputs}.items()]
-    return "\n".join([*lines, call.error] if call.error else lines)
-
-
-def fenced(text: str) -> str:
-    """Return text from data or from a model between <data> tags that it cannot close itself."""
-    return "<data>\n" + re.sub(r"<(\s*+/?\s*+data\b)", r"<\\\1", text, flags=re.IGNORECASE) + "\n</data>"
 
 
 def _pass_on(reply: str, predictor: str, chunk: Sequence[_Walk], remarks: Counter[str]) -> bool:

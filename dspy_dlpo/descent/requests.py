@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Candidate, TextualGradient, UpdateRequest
-from dspy_dlpo.descent.backward import call_text
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
+from dspy_dlpo.descent.wording import call_text
 from dspy_dlpo.policies.chain import Chain
 
 

@@ -13,7 +13,8 @@ from dspy_dlpo.core.records import Spending
 from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.critic import Critique
-from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits
+from dspy_dlpo.descent.wording import numbered
 from dspy_dlpo.runtime.budget import Budget, Limits, amounts
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.prices import dollars

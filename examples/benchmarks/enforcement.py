@@ -24,7 +24,8 @@ from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.replies import read_edits, read_rewrite
 from dspy_dlpo.descent.screening import screen, up_to, within_limits
-from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, limits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, limits
+from dspy_dlpo.descent.wording import numbered
 from dspy_dlpo.policies import StepContext, TextualDropout, TextualLearningRate, TextualRegularization
 
 RULES = ("the bound on edits", "frozen sentences", "protected text", "`max_tokens`")

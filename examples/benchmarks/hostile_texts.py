@@ -22,11 +22,11 @@ from dspy_dlpo.core.likeness import normalised, tokens
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import TextualGradient, UpdateRequest
 from dspy_dlpo.core.sentences import split
-from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.critic import read_points
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.replies import read_edits, read_requirements, read_rewrite
 from dspy_dlpo.descent.screening import screen
+from dspy_dlpo.descent.wording import fenced
 from dspy_dlpo.runtime.data import prepare
 
 LENGTHS = (2_000, 8_000, 32_000, 100_000)
@@ -59,6 +59,11 @@ PIECES: Mapping[str, str] = {
     "keep tags": "<keep>",
     "data tags": "< / ",
     "data tag and spaces": "<" + " " * 500,
+    "field marks": "[ [ # ",
+    "chat marks": "<|im_start ",
+    "entities": "&amp;",
+    "entities that never end": "&amp;amp;amp;lt",
+    "invisible": "<\u200b",
     "accents": "\u0301\u0316",
     "surrogates": "\ud83d",
     "call numbers": "[1, 2] ",

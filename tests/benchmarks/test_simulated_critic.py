@@ -20,10 +20,10 @@ from gepa.strategies.instruction_proposal import InstructionProposalSignature
 from dspy_dlpo.benchmarks.simulation.simulator import Simulation, simulation
 from dspy_dlpo.benchmarks.simulation.world import CUE, INSTRUCTION, Rule
 from dspy_dlpo.core.sentences import split
-from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.critic import Critique
 from dspy_dlpo.descent.replies import read_edits
-from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits
+from dspy_dlpo.descent.wording import fenced, numbered
 
 NUM_DRAWS = 400
 PROPOSE = generate_instruction_class(use_instruct_history=False)

@@ -31,8 +31,9 @@ from dspy_dlpo.descent.sources.bandit import in_order
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
 from dspy_dlpo.descent.sources.critic_sentences import CriticSentences
 from dspy_dlpo.descent.sources.half_step import HalfStep
-from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits, limits, numbered
+from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits, limits
 from dspy_dlpo.descent.step import Step
+from dspy_dlpo.descent.wording import numbered
 from dspy_dlpo.policies import StepContext
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")

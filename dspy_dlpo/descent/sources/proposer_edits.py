@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import dspy
 
 from dspy_dlpo.core.records import UpdateRequest
-from dspy_dlpo.descent.backward import fenced
 from dspy_dlpo.descent.replies import read_edits
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
 from dspy_dlpo.descent.sources.memory import refused_before
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
+from dspy_dlpo.descent.wording import fenced, numbered
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.trace import shorten
 
@@ -97,8 +97,3 @@ def limits(request: UpdateRequest) -> list[str]:
             if sentences:
                 words.append(f"{effect} ({contrast.gain:.2f}): {' '.join(sentences)}")
     return [*words, *request.directives]
-
-
-def numbered(sentences: Sequence[str]) -> str:
-    """Return the sentences as the proposer sees them, numbered from 1."""
-    return "\n".join(f"{index}. {sentence.strip()}" for index, sentence in enumerate(sentences, 1)) or "(empty)"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 import dspy
 
 from dspy_dlpo.core.records import Rollout, TextualGradient, UpdateRequest
-from dspy_dlpo.descent.backward import call_text, fenced
 from dspy_dlpo.descent.replies import read_rewrite
 from dspy_dlpo.descent.requests import Requests
 from dspy_dlpo.descent.sources.base import Change, Proposal, Source, combined
@@ -15,6 +14,7 @@ from dspy_dlpo.descent.sources.memory import refused_before
 from dspy_dlpo.descent.sources.proposer_edits import limits
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
+from dspy_dlpo.descent.wording import call_text, fenced
 from dspy_dlpo.runtime.asking import Asker, Question
 from dspy_dlpo.runtime.trace import shorten
 
