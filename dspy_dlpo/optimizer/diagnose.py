@@ -180,7 +180,7 @@ class Diagnosis:
         return "\n".join([*lines, *self.warnings])
 
 
-def examine(
+def diagnose_run(
     student: Student,
     metric: Metric,
     data: Data,

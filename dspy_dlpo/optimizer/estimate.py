@@ -1,4 +1,4 @@
-"""What a run will spend, foretold before anything is spent."""
+"""What a run is expected to spend, estimated before anything is spent."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Estimate:
         return "\n".join(f"{first:13}" + "".join(f"{cell:>14}" for cell in rest) for first, *rest in lines)
 
 
-def foretell(
+def estimate_run(
     student: Student,
     data: Data,
     settings: Settings,
@@ -92,7 +92,7 @@ def foretell(
     critic_model: dspy.BaseLM,
     chunk_size: int,
 ) -> Estimate:
-    """Foretell the spending of a run: the size of a step times the number of steps that the limits allow.
+    """Estimate the spending of a run: the size of a step times the number of steps that the limits allow.
 
     Prompts are formatted with DSPy's adapter for some of the examples and their tokens counted; no language model is
     called. What cannot be known before is assumed, and said in `Estimate.assumptions`.

@@ -16,8 +16,8 @@ from dspy_dlpo.core.settings import Tuning
 from dspy_dlpo.descent.listeners import Listener, Listeners
 from dspy_dlpo.optimizer.arguments import check_arguments, failure_score_of, form_of, plan
 from dspy_dlpo.optimizer.assembly import Run
-from dspy_dlpo.optimizer.diagnose import Diagnosis, examine
-from dspy_dlpo.optimizer.estimate import Estimate, foretell
+from dspy_dlpo.optimizer.diagnose import Diagnosis, diagnose_run
+from dspy_dlpo.optimizer.estimate import Estimate, estimate_run
 from dspy_dlpo.optimizer.names import answers_other_names, refuse_unknown
 from dspy_dlpo.policies import Policy
 from dspy_dlpo.runtime.budget import check_prices
@@ -220,7 +220,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
     def estimate(
         self, program: dspy.Module, *, trainset: list[dspy.Example], valset: list[dspy.Example] | None = None
     ) -> Estimate:
-        """Foretell what `compile` would spend, without calling a language model.
+        """Estimate what `compile` would spend, without calling a language model.
 
         The prompts of some examples are counted, the limits divided by the size of a step; the estimate says what else
         it assumes. After the run, `estimate.against(program.detailed_results.spent)` puts both side by side.
@@ -244,7 +244,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         critic_model = self.tuning.critic_model or prompt_model
         settings, budget = plan(self._arguments(), data)
         chunk_size = form_of(self._arguments(), critic_model, student).chunk_size
-        return foretell(student, data, settings, budget, prompt_model, critic_model, chunk_size)
+        return estimate_run(student, data, settings, budget, prompt_model, critic_model, chunk_size)
 
     def diagnose(
         self,
@@ -273,7 +273,7 @@ class DLPOOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy is untyped.
         data = prepare(trainset, valset, self.seed)
         student = Student(program)
         student.check()
-        return examine(
+        return diagnose_run(
             student,
             Metric(self.metric, self.score_range),
             data,
