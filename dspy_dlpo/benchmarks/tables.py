@@ -113,7 +113,7 @@ def rows(
         cells: The cells.
         reference: The optimiser that the others are compared with, seed by seed.
         share: The target is this share of the highest mean score that any optimiser reached on the task, whatever its
-            budget. `human` does not count: nobody searched for it.
+            budget. `human` does not count, for it is not the result of a search.
         target: A target of one's own instead, a test score from 0 to 1.
     """
     groups: dict[tuple[str, int, str], list[Cell]] = {}

@@ -28,7 +28,7 @@ class Edit:
             sentence `at` behind sentence `to`.
         at: Index of a sentence, from 0; for `add`, -1 puts the new sentence first.
         text: The new sentence, for `add` and `replace`.
-        reason: Why, in the words of whoever proposed it.
+        reason: Why, in the words of its proposer.
         to: For `move`, the index of the sentence it goes behind; -1 puts it first.
         must_help: Whether a candidate with it must be better on the trial, where others need only be no worse.
     """

@@ -100,7 +100,7 @@ class Rollout:
     Attributes:
         candidate: Id of the candidate.
         example: `train:INDEX` or `val:INDEX`.
-        score: What the metric said, higher is better; `failure_score` if the program or the metric raised.
+        score: The metric's score, higher is better; `failure_score` if the program or the metric raised.
         feedback: The metric's words, empty if it gave none.
         error: The error that ended the run, empty if none did.
         calls: The predictor calls in the order in which they began.
@@ -137,7 +137,7 @@ class Point:
 
     Attributes:
         text: It, in the critic's words.
-        examples: Those that said so.
+        examples: The failing examples behind it.
         past: Its weight from earlier steps.
         is_loose: Whether the critic wrote it without the form that was asked for: it may be a requirement, a refusal or
             an apology, so a candidate with it must be better on the trial, not merely no worse.
@@ -150,7 +150,7 @@ class Point:
 
     @property
     def weight(self) -> int:
-        """How many examples of this step said so, and what is left of earlier ones, rounded."""
+        """The number of examples behind it in this step, plus what remains of earlier steps, rounded."""
         return round(len(self.examples) + self.past)
 
 

@@ -34,8 +34,8 @@ class Tuning:
         proposer: Takes the place of the proposer, with the fields of `dspy_dlpo.ProposeEditsKeeping`.
         critic_chunk_size: Failing examples shown to the critic at once. More than one: it is asked for the causes that
             they share. Default: 1 if the critic is also the program's model, which suits weak models; else up to 8.
-        chain: Whether complaints are carried back from predictor to predictor. If not, each predictor is shown what
-            the metric said of the whole.
+        chain: Whether complaints are carried back from predictor to predictor. If not, each predictor is shown the
+            metric's feedback on the whole program.
         sources: Names of the classes of `dspy_dlpo.descent.sources` that propose candidates. Default: all.
         component_selector: Which predictors move in a step: `"blame"` (the one blamed for most failing examples, and
             others in proportion), `"round_robin"`, `"all"`, or a callable as in `dspy_dlpo.descent.selectors`.

@@ -32,7 +32,7 @@ class Backward:
 
     The critic sees what the predictor was told, what it got, what it gave, and the complaint from downstream; it says
     what the instruction lacks, and what should have been different in each input that another predictor made. The
-    latter is the complaint for that predictor. A predictor about which nobody complains gets no gradient. The
+    latter is the complaint for that predictor. A predictor that receives no complaint gets no gradient. The
     complaint passes unchanged through predictors that are frozen or made on the fly.
 
     The metric's complaint goes to the predictors whose output no other uses; what it says on single predictors goes to

@@ -46,7 +46,7 @@ class Loop:
         stopping: Says when the run ends.
         budget: What may be spent.
         ledger: Where each step is kept.
-        listener: Hears of each new candidate and each completed step.
+        listener: Is called for each phase, new candidate and completed step.
     """
 
     settings: Settings

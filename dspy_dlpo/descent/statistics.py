@@ -237,14 +237,14 @@ def verdict(
     Returns:
         True or False if sure, None if not. Exact when every example of the population is there; False if there is none.
 
-    The sum of the differences not yet paid is foretold by a normal model, and the test stops when the chance that they
+    The sum of the differences not yet paid is predicted by a normal model, and the test stops when the chance that they
     turn the decision is below `1 - confidence`. Before the first example the model expects a mean difference equal to
     the threshold, as firmly as if a quarter of the population had shown it; so early luck has to be great to count.
     The variance is estimated, joined by two imagined deviations of half the width, so that a short run of equal
     differences does not look certain; hence Student's distribution.
 
     It assumes examples in random order and differences bounded by the width; with few examples the normal model is
-    approximate. Repeated looks need no correction within the model: whenever it stops, the foretold chance of error is
+    approximate. Repeated looks need no correction within the model: whenever it stops, the predicted chance of error is
     below `1 - confidence`, so the average is too. Where the true mean equals the threshold, errors are most frequent.
     The quarter was chosen by simulation, so that they stay below `1 - confidence` there too, for a confidence of at
     least 0.9 and the looks of `looks` with a first one at 5 or later (`examples.benchmarks.decisions`). A population

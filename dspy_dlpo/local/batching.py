@@ -88,7 +88,7 @@ class Batcher:
         return ask.output
 
     def cancel(self) -> None:
-        """Give up everything in flight: whoever waits gets `Cancelled` at once, the slots are free a step later."""
+        """Cancel everything in flight: waiting callers get `Cancelled` at once, and the slots are free a step later."""
         with self._changed:
             for ask in [*self._new, *self._live]:
                 ask.cancelled = True

@@ -57,7 +57,7 @@ class Run:
         arguments: The optimiser's arguments by name, those of its `Tuning` among them.
         settings: The numbers.
         budget: What may be spent.
-        listener: Hears of the run.
+        listener: Is called while the run goes on.
     """
 
     program: dspy.Module

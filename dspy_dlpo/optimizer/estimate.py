@@ -95,7 +95,7 @@ def estimate_run(
     """Estimate the spending of a run: the size of a step times the number of steps that the limits allow.
 
     Prompts are formatted with DSPy's adapter for some of the examples and their tokens counted; no language model is
-    called. What cannot be known before is assumed, and said in `Estimate.assumptions`.
+    called. What cannot be known before is assumed; `Estimate.assumptions` lists it.
     """
     step, fixed = _metric_calls(settings)
     pairs = [(each, each.lm or dspy.settings.lm) for each in student.all_predictors]

@@ -103,7 +103,7 @@ def _short(value: Any) -> str:
 def prepare(trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, seed: int) -> Data:
     """Check the examples, and hold out a valset if none is given and the trainset is large enough.
 
-    What stands twice in a set, or in both, is told in a warning: the valset must be new to the candidates.
+    A warning names examples that are twice in a set, or in both: the valset must be new to the candidates.
 
     Raises:
         TypeError: If something is not a `dspy.Example`, or a set of them has no order.

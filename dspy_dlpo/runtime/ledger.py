@@ -219,7 +219,7 @@ class Ledger:
 
     @property
     def paid(self) -> Spending:
-        """What was paid for everything that is kept, and for what failed and was dropped."""
+        """What the run has spent: on everything in the ledger, and on failures that were dropped."""
         with reading(self._path):
             return self.forgotten + paid_in(self._file)
 

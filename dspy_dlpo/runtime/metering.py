@@ -19,7 +19,7 @@ _MAX_CHARS = 20_000  # Of a string in DSPy's histories: a page of text is whole,
 
 
 class Abandoned(BaseException):
-    """Ends a rollout that nobody waits for any more; no program catches it by mistake."""
+    """Ends an abandoned rollout; no program catches it by mistake."""
 
 
 class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
@@ -34,7 +34,7 @@ class Meter(UsageTracker):  # type: ignore[misc]  # DSPy is untyped.
 
     Attributes:
         seconds: How long the metered block took, once it is over.
-        is_closed: Whether nobody waits for the block any more: its next reply is not counted here, and ends it.
+        is_closed: Whether the block was abandoned: its next reply is not counted here, and ends it.
     """
 
     def __init__(self, prices: Prices, watch: Callable[[Sequence[Mapping[str, Any]]], None] | None = None) -> None:

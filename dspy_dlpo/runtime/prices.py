@@ -24,7 +24,7 @@ class Prices:
     """What calls cost: by the user's prices, else by the LM's own word (DSPy's), else by litellm's price table.
 
     The table is read only for models that `look_up` was asked about; it knows no discounts, so that what it says is
-    rather too much. A price that nobody knows is None, never 0.
+    rather too much. An unknown price is None, never 0.
 
     Args:
         given: The user's prices, by the name of the model as in `lm.model`.

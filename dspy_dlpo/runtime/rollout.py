@@ -85,7 +85,7 @@ def rollout(
     example, max_chars = task.example, settings.max_chars
     copy = student.copy(task.candidate, task.repeat)
     recorder: Recorder | None = None
-    traced = task.name.startswith("train:")  # A validation example teaches nothing, so nobody reads its trace.
+    traced = task.name.startswith("train:")  # The critic never sees validation examples.
     prediction, feedback, error, lost, refused = None, "", "", False, False
     is_scored = False
     predictor_feedback: dict[str, str] = {}

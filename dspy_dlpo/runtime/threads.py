@@ -1,4 +1,4 @@
-"""Run functions in threads that never outlive their use: each result kept at once, no call waited for for ever."""
+"""Run functions in threads that can be abandoned: each result is kept at once, and no call is waited for forever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures in words, for every view of a run: lines, panel, command line and report."""
+"""The figures of a run as text, the same in every view: lines, panel, command line and report."""
 
 from __future__ import annotations
 

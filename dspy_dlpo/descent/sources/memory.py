@@ -1,4 +1,4 @@
-"""What was tried before and refused, for whoever proposes next."""
+"""Changes that were tried before and refused, shown to the proposer."""
 
 from __future__ import annotations
 
