@@ -2,7 +2,8 @@
 
 The map, from the lowest folder to the highest. A module imports only from its own folder and from those before it.
 
-* `core`: plain data and text; no model, no disk. `records.py` has what flows through a run, `settings.py` its numbers.
+* `core`: plain data and text; no model, no disk. `records.py` has what flows through a step, `steps.py` what came of
+  it, `settings.py` the numbers of a run.
 * `policies`: what bounds and directs an update; one file a strategy, `base.py` says what a policy is.
 * `runtime`: what costs money or touches the disk. `program.py` knows the user's program, `rollout.py` runs it once on
   one example, `executor.py` says where, `forward.py` keeps the books, `asking.py` asks critic and proposer, `ledger.py`

@@ -8,7 +8,8 @@ from typing import Any
 
 import dspy
 
-from dspy_dlpo.core.records import Candidate, RunInfo, StepRecord
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget
 

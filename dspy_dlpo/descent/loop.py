@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from dspy_dlpo.core.records import Candidate, StepRecord, Threshold
+from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.core.steps import StepRecord, Threshold
 from dspy_dlpo.descent.backward import Backward
 from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.descent.listeners import Listener

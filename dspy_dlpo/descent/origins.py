@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dspy_dlpo.core.edits import Edit, growth
-from dspy_dlpo.core.records import Candidate, Point, StepRecord
+from dspy_dlpo.core.records import Candidate, Point
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.outcome import RunResult
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dspy_dlpo.core.records import Candidate, RunInfo, Spending, StepRecord
+from dspy_dlpo.core.records import Candidate, Spending
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.descent.statistics import Gain
 
 NOT_ENDED = "not ended"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.likeness import normalised
-from dspy_dlpo.core.records import Candidate, Threshold, UpdateRequest
+from dspy_dlpo.core.records import Candidate, UpdateRequest
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.core.steps import Threshold
 
 _LEAST_GAIN = 1e-9  # Of the score range: more than what rounding makes of no gain.
 

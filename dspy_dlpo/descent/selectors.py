@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dspy_dlpo.core.records import StepRecord, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import TextualGradient, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.policies.base import StepContext
 
 ComponentSelector = Callable[[Sequence[TextualGradient], StepContext, Sequence[StepRecord]], Sequence[TextualGradient]]

@@ -7,17 +7,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from dspy_dlpo.core.records import (
-    Candidate,
-    Outcome,
-    Refusal,
-    Rollout,
-    Spending,
-    StepRecord,
-    TextualGradient,
-    Trial,
-    UpdateRequest,
-)
+from dspy_dlpo.core.records import Candidate, Refusal, Rollout, Spending, TextualGradient, UpdateRequest
+from dspy_dlpo.core.steps import Outcome, StepRecord, Trial
 from dspy_dlpo.policies.base import StepContext
 
 

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-from dspy_dlpo.core.records import Outcome
 from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.core.steps import Outcome
 from dspy_dlpo.descent.sampling import Sampler
 from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from dspy_dlpo.core.records import Candidate, Threshold, Trial
+from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Settings
+from dspy_dlpo.core.steps import Threshold, Trial
 from dspy_dlpo.descent.statistics import looks, verdict
 from dspy_dlpo.runtime.forward import Forward
 

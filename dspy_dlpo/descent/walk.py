@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dspy_dlpo.core.records import Candidate, StepRecord
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.choice import Choice
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.policies.base import State

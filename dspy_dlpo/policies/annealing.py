@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from dspy_dlpo.core.records import Candidate, Threshold
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import Threshold
 from dspy_dlpo.policies.base import Policy, State, StepContext
 from dspy_dlpo.policies.schedules import Schedule, as_schedule, exponential
 

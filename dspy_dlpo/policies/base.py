@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
+from dspy_dlpo.core.records import Candidate, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord, Threshold
 
 State = Mapping[str, Any]
 """What a policy keeps from step to step. It is JSON-serializable, and is replaced instead of changed."""

@@ -7,7 +7,8 @@ from functools import reduce
 from operator import add
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
+from dspy_dlpo.core.records import Candidate, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord, Threshold
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
 

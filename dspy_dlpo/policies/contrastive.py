@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import variance
 
-from dspy_dlpo.core.records import Contrast, StepRecord, UpdateRequest
+from dspy_dlpo.core.records import Contrast, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
 

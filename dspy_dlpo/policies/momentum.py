@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dspy_dlpo.core.likeness import normalised, same
-from dspy_dlpo.core.records import Point, StepRecord, UpdateRequest
+from dspy_dlpo.core.records import Point, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.policies.base import Policy, State, StepContext
 
 _FORGOTTEN = 0.1

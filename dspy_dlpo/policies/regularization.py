@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.likeness import normalised
-from dspy_dlpo.core.records import Candidate, StepRecord, Threshold, UpdateRequest
+from dspy_dlpo.core.records import Candidate, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord, Threshold
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.policies.base import Policy, State, StepContext
 

@@ -15,7 +15,7 @@ from typing import Any
 import dspy
 
 from dspy_dlpo.core.plain import jsonable
-from dspy_dlpo.core.records import RunInfo
+from dspy_dlpo.core.steps import RunInfo
 from dspy_dlpo.policies import Policy, as_policies
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.digest import digest

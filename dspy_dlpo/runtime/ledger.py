@@ -25,7 +25,8 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from dspy_dlpo.core.plain import jsonable
-from dspy_dlpo.core.records import Rollout, Spending, StepRecord
+from dspy_dlpo.core.records import Rollout, Spending
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.policies import State
 from dspy_dlpo.runtime.fingerprint import CODE, HASH
 from dspy_dlpo.runtime.wal import is_whole

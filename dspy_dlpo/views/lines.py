@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dspy
 from tqdm import tqdm
 
-from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult

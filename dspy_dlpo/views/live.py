@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.core.visible import visible
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult

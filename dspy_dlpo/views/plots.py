@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.outcome import RunResult
 
 if TYPE_CHECKING:

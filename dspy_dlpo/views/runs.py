@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from dspy_dlpo.core.records import Candidate, RunInfo, Session, StepRecord
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import RunInfo, Session, StepRecord
 from dspy_dlpo.descent.outcome import NOT_ENDED, RunResult
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.runtime.ledger import LEDGER, Ledger, reading

@@ -22,7 +22,7 @@ from typing import Any
 import dspy
 from pydantic_core import to_json
 
-from dspy_dlpo.core.records import RunInfo, StepRecord
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.budget import Budget

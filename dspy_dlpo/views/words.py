@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from dspy_dlpo.core.records import RunInfo, Spending, StepRecord
+from dspy_dlpo.core.records import Spending
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.runtime.data import place
 from dspy_dlpo.runtime.prices import dollars

@@ -23,8 +23,9 @@ from typing import Any
 import dspy
 
 from dspy_dlpo.benchmarks.simulation.scripted import field, fields, play, simulated_lm
-from dspy_dlpo.core.records import Candidate, StepRecord
+from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Tuning
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.program import with_instructions
 

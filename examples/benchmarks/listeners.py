@@ -30,7 +30,8 @@ from rich.console import Console
 
 from dspy_dlpo.benchmarks.extras import extra
 from dspy_dlpo.benchmarks.simulation.scripted import simulated_lm
-from dspy_dlpo.core.records import Candidate, RunInfo, StepRecord
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import RunInfo, StepRecord
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 from dspy_dlpo.runtime.budget import Budget

@@ -30,8 +30,8 @@ from typing import Any
 import dspy
 
 from dspy_dlpo.benchmarks.simulation.scripted import field, fields, play, simulated_lm
-from dspy_dlpo.core.records import StepRecord
 from dspy_dlpo.core.settings import Tuning
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.optimizer.teleprompter import DLPOOptimizer
 
 NOISE = 0.1

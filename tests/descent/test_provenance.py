@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 
 from dspy_dlpo import DLPOResult, Gain, TextualRegularization
 from dspy_dlpo.core.edits import Edit, apply
-from dspy_dlpo.core.records import (
-    Candidate,
-    Point,
-    RunInfo,
-    Spending,
-    StepRecord,
-    TextualGradient,
-    Threshold,
-    Trial,
-    UpdateRequest,
-)
+from dspy_dlpo.core.records import Candidate, Point, Spending, TextualGradient, UpdateRequest
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.core.steps import RunInfo, StepRecord, Threshold, Trial
 from dspy_dlpo.descent.origins import Removal, provenance
 from tests.scripted import Oracle, examples
 

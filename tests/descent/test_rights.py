@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from dspy_dlpo import DLPOOptimizer, TextualSimulatedAnnealing
 from dspy_dlpo.core.edits import Edit
 from dspy_dlpo.core.likeness import normalised
-from dspy_dlpo.core.records import Candidate, TextualGradient, Threshold, UpdateRequest
+from dspy_dlpo.core.records import Candidate, TextualGradient, UpdateRequest
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.core.steps import Threshold
 from dspy_dlpo.descent.replies import read_rewrite
 from dspy_dlpo.descent.rights import first_rights, must_help, touches_users_text
 from tests.scripted import Oracle, examples, metric, scripted_lm, world

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dspy_dlpo.core.records import Point, StepRecord, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import Point, TextualGradient, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.selectors import SELECTORS
 from dspy_dlpo.policies import StepContext
 from tests.runtime.test_programs import one_step, two_steps

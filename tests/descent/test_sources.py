@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 
 from dspy_dlpo.core.edits import Edit, count_edits
 from dspy_dlpo.core.protection import Protection
-from dspy_dlpo.core.records import (
-    Candidate,
-    Contrast,
-    Point,
-    Refusal,
-    StepRecord,
-    TextualGradient,
-    Threshold,
-    Trial,
-    UpdateRequest,
-)
+from dspy_dlpo.core.records import Candidate, Contrast, Point, Refusal, TextualGradient, UpdateRequest
+from dspy_dlpo.core.steps import StepRecord, Threshold, Trial
 from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.sources.assembly import Sources

@@ -8,16 +8,8 @@ from typing import Any
 import pytest
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import (
-    Candidate,
-    Outcome,
-    Point,
-    StepRecord,
-    TextualGradient,
-    Threshold,
-    Trial,
-    UpdateRequest,
-)
+from dspy_dlpo.core.records import Candidate, Point, TextualGradient, UpdateRequest
+from dspy_dlpo.core.steps import Outcome, StepRecord, Threshold, Trial
 from dspy_dlpo.policies import (
     PRESETS,
     Policy,

@@ -9,7 +9,8 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
-from dspy_dlpo.core.records import Candidate, Spending, Threshold
+from dspy_dlpo.core.records import Candidate, Spending
+from dspy_dlpo.core.steps import Threshold
 from dspy_dlpo.policies import Policy, State, StepContext
 from dspy_dlpo.runtime import budget as budget_module
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent, Limits

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending, StepRecord, Threshold, Trial
+from dspy_dlpo.core.records import Call, Candidate, Rollout, Spending
+from dspy_dlpo.core.steps import StepRecord, Threshold, Trial
 from dspy_dlpo.runtime.ledger import Ledger
 from dspy_dlpo.runtime.reading import read_run
 from dspy_dlpo.runtime.wal import is_whole

@@ -12,7 +12,7 @@ import dspy
 import pytest
 from dspy.primitives.code_interpreter import FinalOutput
 
-from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.steps import StepRecord
 from tests.scripted import Oracle, Program, Script, examples, field, replying, role_of, scripted_lm
 
 FIND = dspy.Signature("question -> note", "Find it.")

@@ -7,7 +7,8 @@ from typing import Any
 import dspy
 import pytest
 
-from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRecord
+from dspy_dlpo.core.records import Candidate, Spending
+from dspy_dlpo.core.steps import Outcome, RunInfo, StepRecord
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.views.lines import Lines
 from dspy_dlpo.views.progress import progress

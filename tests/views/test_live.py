@@ -19,8 +19,9 @@ from rich.console import Console, RenderableType
 
 from dspy_dlpo.benchmarks.simulation.scripted import fields
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, Outcome, RunInfo, Spending, StepRecord, Threshold, Trial, UpdateRequest
+from dspy_dlpo.core.records import Candidate, Spending, UpdateRequest
 from dspy_dlpo.core.records import TextualGradient as Gradient
+from dspy_dlpo.core.steps import Outcome, RunInfo, StepRecord, Threshold, Trial
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.runtime.budget import Budget, Limits
 from dspy_dlpo.views.lines import Lines

@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 from dspy_dlpo import DLPOResult
-from dspy_dlpo.core.records import Outcome
+from dspy_dlpo.core.steps import Outcome
 from dspy_dlpo.descent.outcome import NOT_ENDED
 from tests.scripted import Oracle, examples
 

@@ -20,20 +20,15 @@ from dspy_dlpo.core.records import (
     Call,
     Candidate,
     Demo,
-    Outcome,
     Point,
     Refusal,
     Rollout,
-    RunInfo,
-    Session,
     Spending,
-    StepRecord,
     TextualGradient,
-    Threshold,
-    Trial,
     UpdateRequest,
 )
 from dspy_dlpo.core.sentences import split
+from dspy_dlpo.core.steps import Outcome, RunInfo, Session, StepRecord, Threshold, Trial
 from dspy_dlpo.descent.outcome import NOT_ENDED
 from dspy_dlpo.descent.statistics import Gain
 from dspy_dlpo.views.report import render, save_report

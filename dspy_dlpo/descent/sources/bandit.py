@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.sources.base import Source
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from dspy_dlpo.core.records import StepRecord
+from dspy_dlpo.core.steps import StepRecord
 
 _MOST = 5
 

@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Literal
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, Demo, Spending, StepRecord
+from dspy_dlpo.core.records import Candidate, Demo, Spending
+from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.origins import Origin, provenance
 from dspy_dlpo.descent.outcome import RunResult
 from dspy_dlpo.views.words import plural
