@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -54,3 +55,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_package_has_at_most_ten_names_at_its_top() -> None:
     names = sorted(path.name for path in PACKAGE.iterdir() if path.name != "__pycache__")
     assert len(names) <= 10, names
+
+
+def test_map_in_the_docstring_names_every_folder_and_only_files_that_there_are() -> None:
+    folders = re.findall(r"^\* `(\w+)`: (.*?)(?=^\*|^$)", dspy_dlpo.__doc__ or "", re.MULTILINE | re.DOTALL)
+    assert tuple(name for name, _ in folders) == LAYERS
+    named = [PACKAGE / name / file for name, text in folders for file in re.findall(r"`(\w+(?:\.py|/))`", text)]
+    assert named
+    assert [path for path in named if not path.exists()] == []
