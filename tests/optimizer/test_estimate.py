@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import dspy
@@ -116,3 +118,20 @@ def test_foretold_and_spent_stand_side_by_side(lm: dspy.LM, make: Any) -> None:
     assert table[1].split() == ["metric", "calls", "none", f"{estimate.expected.metric_calls:,}", "123"]
     assert table[3].split()[-1] == "7,089"
     assert table[4].split() == ["dollars", "$0.50", "$0.50", "$0.25"]
+
+
+def test_import_and_estimate_import_no_litellm() -> None:
+    code = """
+import sys
+import dspy
+by_dspy = "litellm" in sys.modules
+import dspy_dlpo
+trainset = [dspy.Example(question=f"Question {n}", answer="a").with_inputs("question") for n in range(20)]
+lm = dspy.LM("openai/gpt-4o-mini", api_key="none")
+with dspy.context(lm=lm):
+    optimizer = dspy_dlpo.DLPOOptimizer(metric=lambda example, pred, trace=None: 1.0, max_cost=1.0)
+    estimate = optimizer.estimate(dspy.Predict("question -> answer"), trainset=trainset)
+print(estimate.expected.cost > 0, by_dspy or "litellm" not in sys.modules)
+"""
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told.split() == ["True", "True"]
