@@ -7,7 +7,6 @@ prebuilt wheel. It answers the prompts of many threads at once, so give it 8 or 
 from __future__ import annotations
 
 import atexit
-import json
 import secrets
 import threading
 import weakref
@@ -26,16 +25,12 @@ from dspy.lm15 import (
     response_to_events,
 )
 
-from dspy_dlpo.local.batching import Batcher
+from dspy_dlpo.local.batching import Batcher, Process, Refused
 from dspy_dlpo.local.gguf import SERVER, check_gguf
 from dspy_dlpo.local.machine import check_machine
-from dspy_dlpo.local.weights import import_extra, sha256_of, weights_path
+from dspy_dlpo.local.weights import check_extra, sha256_of, weights_path
+from dspy_dlpo.local.worker import CACHE_GB
 
-MAX_IN_FLIGHT = 24
-"""Prompts that are answered at once; more wait. Beyond it, an answer takes longer and no more come in a minute."""
-
-_CACHE_GB = 1
-_BATCHED_TOKENS = 512  # Of new prompts in one step, while the answers of others wait.
 _MAX_SEED = 2**63
 
 
@@ -117,7 +112,7 @@ class LocalEngine:
         check_gguf(self.path)
         self.sha256 = sha256_of(self.path)
         self._lock = threading.Lock()
-        self._loaded: _Loaded | None = None
+        self._batcher: Batcher | None = None
 
     def complete(self, request: Request) -> Response:
         """Answer one request. Honours temperature, top_p, top_k, max_tokens, stop, seed, penalties and JSON mode.
@@ -132,26 +127,18 @@ class LocalEngine:
             raise UnsupportedFeatureError("The local model takes no tools.", feature="tools")
         if request.config.logprobs:
             raise UnsupportedFeatureError("The local model gives no log probabilities.", feature="logprobs")
-        messages = _messages(request)
-        loaded = self.load()
-        tokens = loaded.tokens(messages)
-        num_tokens = tokens.shape[1]
-        if num_tokens >= self.num_ctx:
-            raise ContextLengthError(
-                f"The prompt has {num_tokens} tokens, which leaves no room for an answer in num_ctx={self.num_ctx}. "
-                "Shorten the prompt, or raise `num_ctx`."
-            )
-        output = loaded.batcher.ask(tokens, self._settings(request, loaded, self.num_ctx - num_tokens))
-        if output is None:
-            raise ContextLengthError(
-                f"The prompt of {num_tokens} tokens does not fit into the engine's cache of {_CACHE_GB} GB. Shorten it."
-            )
+        try:
+            answer = self.load().ask(_messages(request), _settings(request))
+        except Refused as error:
+            raise ContextLengthError(str(error)) from error
+        if answer is None:
+            raise ContextLengthError(f"The prompt does not fit into the engine's cache of {CACHE_GB} GB. Shorten it.")
         return Response(
             id=None,
             model=request.model,
-            message=Message.assistant(_before(loaded.text(output.generated_ids), request.config.stop)),
-            finish_reason="length" if output.finish_reason.name == "LENGTH" else "stop",
-            usage=Usage(input_tokens=num_tokens, output_tokens=len(output.generated_ids)),
+            message=Message.assistant(_before(answer["text"], request.config.stop)),
+            finish_reason=answer["finish_reason"],
+            usage=Usage(input_tokens=answer["input_tokens"], output_tokens=answer["output_tokens"]),
         )
 
     def stream(self, request: Request) -> Iterator[object]:
@@ -161,21 +148,21 @@ class LocalEngine:
     @property
     def in_flight(self) -> int:
         """How many requests are being answered or wait for a slot."""
-        loaded = self._loaded
-        return loaded.batcher.in_flight if loaded else 0
+        batcher = self._batcher
+        return batcher.in_flight if batcher else 0
 
     def cancel(self) -> None:
         """Give up all requests in flight, whose threads get `Cancelled`, and free their slots."""
-        loaded = self._loaded
-        if loaded is not None:
-            loaded.batcher.cancel()
+        batcher = self._batcher
+        if batcher is not None:
+            batcher.cancel()
 
     def close(self) -> None:
         """Give up what is in flight and free the weights; the next call loads them again."""
         with self._lock:
-            if self._loaded is not None:
-                self._loaded.batcher.close()
-                self._loaded = None
+            if self._batcher is not None:
+                self._batcher.close()
+                self._batcher = None
 
     def dump_state(self) -> dict[str, Any]:
         """Return what `load_state` needs: the path, not the weights."""
@@ -189,68 +176,38 @@ class LocalEngine:
     def __deepcopy__(self, memo: dict[int, Any]) -> LocalEngine:
         return self
 
-    def load(self) -> _Loaded:
-        """Load the weights, unless they are; the first request does it too."""
+    def load(self) -> Batcher:
+        """Start the process with the model, unless it runs; the first request does it too."""
         with self._lock:
-            if self._loaded is None or not self._loaded.batcher.is_open:
-                self._loaded = _Loaded(self.path, self.num_threads)
-                atexit.register(_close, weakref.ref(self))  # The engine's thread must not outlive the interpreter.
-            return self._loaded
-
-    def _settings(self, request: Request, loaded: _Loaded, room: int) -> Any:
-        asked, settings = request.config, loaded.defaults()
-        settings.max_new_tokens = min(asked.max_tokens or room, room)
-        settings.stop_strings = set(asked.stop)
-        settings.do_sample = bool(asked.temperature)
-        if asked.temperature:
-            settings.temperature = asked.temperature
-            settings.rng_seed = secrets.randbelow(_MAX_SEED) if asked.seed is None else asked.seed % _MAX_SEED
-            if asked.top_p is not None:
-                settings.top_p = asked.top_p
-            if asked.top_k is not None:
-                settings.top_k = asked.top_k
-        if asked.frequency_penalty is not None:
-            settings.frequency_penalty = asked.frequency_penalty
-        if asked.presence_penalty is not None:
-            settings.presence_penalty = asked.presence_penalty
-        schema = _schema(asked.response_format)
-        if schema is not None:
-            settings.structured_output_config = loaded.genai.StructuredOutputConfig(json_schema=json.dumps(schema))
-        return settings
+            if self._batcher is None or not self._batcher.is_open:
+                check_extra("openvino_genai")
+                check_machine(self.path.stat().st_size, CACHE_GB * 2**30)
+                settings = {"path": str(self.path), "num_ctx": self.num_ctx, "num_threads": self.num_threads}
+                try:
+                    process = Process(settings)
+                except ValueError as error:
+                    reason = str(error).strip().splitlines()[-1]
+                    raise ValueError(f"OpenVINO could not load {self.path}: {reason}. {SERVER}") from error
+                self._batcher = Batcher(process)
+                atexit.register(_close, weakref.ref(self))  # The model's process must not outlive this one.
+            return self._batcher
 
 
-class _Loaded:
-    """The model in memory."""
-
-    def __init__(self, path: Path, num_threads: int | None) -> None:
-        self.genai = import_extra("openvino_genai")
-        check_machine(path.stat().st_size, _CACHE_GB * 2**30)
-        scheduler = self.genai.SchedulerConfig()
-        scheduler.cache_size = _CACHE_GB
-        scheduler.max_num_seqs = MAX_IN_FLIGHT
-        scheduler.max_num_batched_tokens = _BATCHED_TOKENS
-        scheduler.enable_prefix_caching = True
-        properties = {} if num_threads is None else {"INFERENCE_NUM_THREADS": num_threads}
-        try:
-            pipeline = self.genai.ContinuousBatchingPipeline(str(path), scheduler, "CPU", properties)
-        except (RuntimeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"OpenVINO could not load {path}: {reason}. {SERVER}") from error
-        self.defaults = pipeline.get_config
-        self._tokenizer = pipeline.get_tokenizer()
-        self._lock = threading.Lock()
-        if not self._tokenizer.chat_template:
-            raise ValueError(f"{path} has no chat template. Take the file of a model that was tuned for chat.")
-        self.batcher = Batcher(pipeline)
-
-    def tokens(self, messages: list[dict[str, str]]) -> Any:
-        with self._lock:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-            return self._tokenizer.encode(text, add_special_tokens=False).input_ids
-
-    def text(self, tokens: list[int]) -> str:
-        with self._lock:
-            return str(self._tokenizer.decode(tokens))
+def _settings(request: Request) -> dict[str, Any]:
+    """Return what the worker is told about a request, as JSON."""
+    asked = request.config
+    settings: dict[str, Any] = {
+        "max_new_tokens": asked.max_tokens,
+        "stop_strings": list(asked.stop),
+        "json_schema": _schema(asked.response_format),
+        "do_sample": bool(asked.temperature),
+    }
+    if asked.temperature:
+        seed = secrets.randbelow(_MAX_SEED) if asked.seed is None else asked.seed % _MAX_SEED
+        drawn = {"temperature": asked.temperature, "rng_seed": seed, "top_p": asked.top_p, "top_k": asked.top_k}
+        settings |= {name: value for name, value in drawn.items() if value is not None}
+    penalties = {"frequency_penalty": asked.frequency_penalty, "presence_penalty": asked.presence_penalty}
+    return settings | {name: value for name, value in penalties.items() if value is not None}
 
 
 def _close(engine: weakref.ref[LocalEngine]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import importlib.util
 import os
 import re
 import shutil
@@ -101,6 +102,12 @@ def import_extra(package: str) -> ModuleType:
         raise ImportError(f"The local model needs {package}. {INSTALL}") from error
 
 
+def check_extra(package: str) -> None:
+    """Say how to install a package of the extra `local` if it is missing, without importing it."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"The local model needs {package}. {INSTALL}")
+
+
 def sha256_of(path: Path) -> str:
     """Return the checksum of a file."""
     with path.open("rb") as file:
@@ -122,7 +129,7 @@ def _built_in(name: str, weights: Weights) -> Path:
     cached = _in_hub_cache(weights)
     if cached is not None:
         return cached
-    import_extra("openvino_genai")  # Before a gigabyte is fetched for nothing.
+    check_extra("openvino_genai")  # Before a gigabyte is fetched for nothing.
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = import_extra("filelock").FileLock(f"{target}.lock", timeout=0)
     try:
