@@ -17,7 +17,9 @@ class Tuning:
         num_candidates: Most candidates per step.
         max_trial_examples: Most train examples on which a candidate meets the incumbent, and most validation examples
             on which a new incumbent meets the best before the end; None for all.
-        max_passing: Passing examples of a minibatch that the proposer is shown, so that it does not break what works.
+        max_passing: Passing examples of a minibatch that the proposer is shown for an edit, so that it does not break
+            what works. For a whole rewrite it is shown up to 8, and a critic that is asked in batches up to 3. With 0
+            nobody is shown any.
         confidence: How sure a comparison must be before it stops early, in (0.5, 1).
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
         num_repeats: Runs of a candidate on each example, each a metric call; their mean is its score there. More than 1

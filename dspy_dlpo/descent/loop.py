@@ -93,7 +93,8 @@ class Loop:
         step.rollouts = [rollout for rollout in rollouts if not rollout.lost]
         try:
             say("asking the critic")
-            said = self.backward(step.incumbent, step.failures, ctx.step, step.successes)  # Backward.
+            passing = step.successes if self.settings.max_passing else []
+            said = self.backward(step.incumbent, step.failures, ctx.step, passing)  # Backward.
             step.gradients, step.remarks, step.refusals = said
             moving = self.selector(step.gradients, ctx, walk.history)
             step.requests = {each.predictor: self.requests(step, each, walk) for each in moving}

@@ -16,6 +16,7 @@ from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.listeners import Listener
 from dspy_dlpo.descent.selectors import SELECTORS
+from dspy_dlpo.descent.sources import SOURCES
 from dspy_dlpo.optimizer.estimate import check_metric_calls, usual_metric_calls
 from dspy_dlpo.policies import as_policies
 from dspy_dlpo.runtime.budget import Budget, Limits
@@ -114,6 +115,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     listeners = given.listeners
     if not isinstance(listeners, (list, tuple)) or not all(isinstance(each, Listener) for each in listeners):
         raise TypeError(f"`listeners` must be a list of dspy_dlpo.Listener, but got {listeners!r}.")
+    if given.sources is not None and (unknown := [each for each in given.sources if each not in SOURCES]):
+        raise ValueError(f"`sources` must be among {', '.join(SOURCES)}, but got {', '.join(map(repr, unknown))}.")
     if not callable(given.component_selector) and given.component_selector not in SELECTORS:
         raise ValueError(
             f"`component_selector` must be a callable or one of {sorted(SELECTORS)}, "

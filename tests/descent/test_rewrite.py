@@ -83,3 +83,13 @@ def test_refused_edit_is_not_paid_for_again(make: Any) -> None:
     tried = [record.trial.candidate for record in result.detailed_results.history if record.trial]
     assert len(tried) == len(set(tried))
     assert metric(examples(1)[0], dspy.Prediction(answer="11")).score == 1
+
+
+def test_without_passing_examples_no_prompt_shows_any(make: Any) -> None:
+    lm = rewriting("Do as you please.")
+    known = "\n".join(f"When the topic is {topic}, answer {SECRETS[topic]}." for topic in ("alpha", "beta", "gamma"))
+    with dspy.context(lm=lm):
+        optimizer = make(num_steps=1, batch_size=10, max_passing=0)
+        optimizer.compile(dspy.Predict(Oracle.with_instructions(known)), trainset=examples(40))
+    (asked,) = [user for system, user in lm.engine.log if role_of(system) == "rewriter"]
+    assert "answer: " not in field(asked, "right")

@@ -525,6 +525,7 @@ def test_rule_that_one_example_needs_is_never_pruned(lm: dspy.LM, make: Any) -> 
         ({"score_range": (1, 0)}, ValueError, "`score_range` must be"),
         ({"score_range": 5}, ValueError, "`score_range` must be"),
         ({"score_range": (0, math.inf)}, ValueError, "`score_range` must be"),
+        ({"sources": ["Typo"]}, ValueError, "`sources` must be among CriticSentences, .* but got 'Typo'"),
         ({"critic_chunk_size": 0}, ValueError, "`critic_chunk_size` must be an integer of at least 1"),
         ({"timeout": "5"}, ValueError, "`timeout` must be seconds above 0"),
         ({"max_lost_share": None}, ValueError, r"`max_lost_share` must be in \(0, 1]"),

@@ -78,7 +78,7 @@ class Rewrite(Source):
         return combined(changes)
 
     def _question(self, request: UpdateRequest, step: Step, walk: Walk) -> Question:
-        name = request.predictor
+        name, passing = request.predictor, step.successes if self._requests.max_passing else []
         wrong = [
             f"{call}\nWhat was wrong: {shorten(self._complaint(rollout), self._max_chars)}"
             for rollout in step.failures
@@ -87,7 +87,7 @@ class Rewrite(Source):
         inputs = {
             "instruction": step.incumbent.instructions[name],
             "wrong": fenced("\n\n".join(wrong[:_MAX_CALLS])),
-            "right": fenced("\n\n".join(self._calls(step.successes, name)[:_MAX_CALLS]) or "none yet"),
+            "right": fenced("\n\n".join(self._calls(passing, name)[:_MAX_CALLS]) or "none yet"),
             "limits": "\n".join([*limits(request), *refused_before(walk.history, name)]),
         }
         return Question(f"proposer/{step.ctx.step}/{name}/rewrite", RewriteInstruction, inputs)
