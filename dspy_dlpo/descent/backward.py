@@ -15,7 +15,7 @@ from dspy_dlpo.descent.critic import Form
 from dspy_dlpo.descent.replies import as_lines, is_nothing
 from dspy_dlpo.descent.screening import LEFT_OUT
 from dspy_dlpo.descent.wording import call_text, fenced
-from dspy_dlpo.runtime.asking import Asker, Question
+from dspy_dlpo.runtime.asking import Asks, Question
 from dspy_dlpo.runtime.data import Data
 from dspy_dlpo.runtime.trace import in_prompt, shorten
 
@@ -56,7 +56,7 @@ class Backward:
         one on the level of predictors. DLPO (arXiv 2503.13413) has one prompt, and no chain.
     """
 
-    ask: Asker
+    ask: Asks
     data: Data
     show_gold: bool
     top_score: float

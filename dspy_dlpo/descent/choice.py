@@ -13,7 +13,7 @@ from dspy_dlpo.descent.statistics import Gain, looks
 from dspy_dlpo.descent.trial import decide
 from dspy_dlpo.runtime.budget import BudgetSpent
 from dspy_dlpo.runtime.faults import FATAL
-from dspy_dlpo.runtime.forward import Forward
+from dspy_dlpo.runtime.forward import Scores
 
 
 class Choice:
@@ -29,7 +29,7 @@ class Choice:
         num_gains: How often a new one was ahead of the best so far, not only as good.
     """
 
-    def __init__(self, forward: Forward, student: Candidate, settings: Settings) -> None:
+    def __init__(self, forward: Scores, student: Candidate, settings: Settings) -> None:
         self.best = student
         self.num_gains = 0
         self._forward, self._student, self._settings = forward, student, settings

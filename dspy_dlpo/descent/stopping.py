@@ -13,7 +13,7 @@ from dspy_dlpo.descent.step import Step
 from dspy_dlpo.descent.walk import Walk
 from dspy_dlpo.runtime.budget import Budget, BudgetSpent
 from dspy_dlpo.runtime.faults import Outage
-from dspy_dlpo.runtime.forward import Forward
+from dspy_dlpo.runtime.forward import Scores
 from dspy_dlpo.runtime.secrets import redacted
 
 MAX_IDLE_STEPS = 10
@@ -48,7 +48,7 @@ class Stopping:
 
     settings: Settings
     budget: Budget
-    forward: Forward
+    forward: Scores
     sampler: Sampler
 
     def reason(self, walk: Walk, step: Step) -> str:

@@ -11,7 +11,7 @@ from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.settings import Settings
 from dspy_dlpo.core.steps import Threshold, Trial
 from dspy_dlpo.descent.statistics import looks, verdict
-from dspy_dlpo.runtime.forward import Forward
+from dspy_dlpo.runtime.forward import Scores
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Race:
         settings: The numbers.
     """
 
-    forward: Forward
+    forward: Scores
     settings: Settings
 
     def __call__(

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -46,6 +46,19 @@ class Question:
         """A hash of name, wording and inputs."""
         content = json.dumps([self.name, self.signature.instructions, dict(self.inputs)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+class Asks(Protocol):
+    """What puts questions to a language model: `Asker`, or replies that are known beforehand.
+
+    Attributes:
+        unparsed: Questions that remained without a reply.
+    """
+
+    unparsed: int
+
+    def __call__(self, questions: Sequence[Question]) -> Sequence[Fields | None]:
+        """Return the output fields of each reply, None where there is none."""
 
 
 class Asker:

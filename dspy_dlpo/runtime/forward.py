@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from statistics import fmean
+from typing import Protocol
 
 from dspy_dlpo.core.records import Candidate, Rollout
 from dspy_dlpo.runtime.budget import Budget
@@ -19,6 +20,28 @@ from dspy_dlpo.runtime.program import Student
 from dspy_dlpo.runtime.rollout import RolloutSettings, Task
 
 _Key = tuple[str, str, int]  # Candidate, example, repeat.
+
+
+class Scores(Protocol):
+    """What the decisions of a run ask for: `Forward`, or scores that are known beforehand."""
+
+    def score(self, candidate: Candidate, example: str) -> float | None:
+        """Return the score of a candidate on an example, None if there is none yet."""
+
+    def passes(self, candidate: Candidate, example: str) -> bool:
+        """Whether a candidate is known to reach the top score on an example."""
+
+    def is_lost(self, candidate: Candidate, example: str) -> bool:
+        """Whether a candidate was run on an example for nothing."""
+
+    def known_scores(self, candidate: Candidate, examples: Iterable[str]) -> list[float]:
+        """Return the scores of a candidate on those of the examples that have one; pays for nothing."""
+
+    def pay_for_scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the scores of a candidate on examples, paying for those not yet paid; lost ones are left out."""
+
+    def differences(self, candidate: Candidate, other: Candidate, examples: Sequence[str]) -> list[float]:
+        """Return the paired differences of score, paying for what is not yet paid; lost pairs are left out."""
 
 
 class Forward:

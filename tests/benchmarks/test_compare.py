@@ -101,7 +101,7 @@ def test_calls_and_tokens_are_those_the_models_saw() -> None:
     assert cell.input_tokens == sum(
         len(system + user) for system, user in setting.lm.engine.log[:2]
     )  # Then comes testing.
-    assert cell.cost is None
+    assert cell.cost == 0  # A simulated model.
     assert cell.metric_calls == 0
 
 

@@ -22,6 +22,8 @@ NOTHING = {"requirements": "NOTHING", "input_complaint": "NOTHING"}
 class Critic:
     """Stands for the model of the backward pass: answers by function and keeps what it was asked."""
 
+    unparsed = 0
+
     def __init__(self, answer: Callable[[Question], Reply]) -> None:
         self.answer = answer
         self.rounds: list[list[str]] = []
@@ -63,7 +65,7 @@ def go_back(
     """Return the critic that was asked, the gradients by predictor, and the remarks."""
     critic = Critic(answer)
     settings = {"show_gold": False, "top_score": 1.0, "form": Form(settings.pop("chunk_size", 1)), **settings}
-    backward = Backward(critic, prepare(examples(10), None, seed=0), **settings)  # type: ignore[arg-type]  # A stand-in.
+    backward = Backward(critic, prepare(examples(10), None, seed=0), **settings)
     gradients, remarks, _ = backward(Candidate({name: f"Be {name}." for name in predictors}), rollouts, step=0)
     return critic, {gradient.predictor: gradient for gradient in gradients}, dict(remarks)
 
@@ -213,7 +215,7 @@ def test_score_and_best_score_stand_for_a_feedback_that_is_missing() -> None:
 def test_image_in_a_label_is_shown_without_its_raw_data() -> None:
     trainset = [dspy.Example(question="?", answer=dspy.Image("data:image/png;base64,AAAABBBB")).with_inputs("question")]
     critic = Critic(lambda question: NOTHING)
-    backward = Backward(critic, prepare(trainset, None, seed=0), show_gold=True, top_score=1.0)  # type: ignore[arg-type]  # A stand-in.
+    backward = Backward(critic, prepare(trainset, None, seed=0), show_gold=True, top_score=1.0)
     backward(Candidate({"c": "Be c."}), [rollout(*CHAIN)], step=0)
     assert "IMAGE_BASE_64_ENCODED" in critic.asked["c"][0].inputs["complaint"]
     assert "AAAABBBB" not in critic.asked["c"][0].inputs["complaint"]
@@ -312,14 +314,14 @@ def test_sentences_count_only_where_no_reply_of_the_step_keeps_to_the_form() -> 
 
 def test_lines_that_are_no_requirement_are_kept_with_their_reason() -> None:
     critic = Critic(of("c", requirements="Here you are:\n- Name the month.\nGood luck!"))
-    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)  # type: ignore[arg-type]  # A stand-in.
+    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)
     _, _, refusals = backward(Candidate({"c": "Be c."}), [rollout(*CHAIN)], step=0)
     assert list(refusals) == [Refusal(LEFT_OUT, text, "c") for text in ("Here you are:", "Good luck!")]
 
 
 def test_critic_sees_the_whole_instruction() -> None:
     critic = Critic(lambda question: NOTHING)
-    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)  # type: ignore[arg-type]  # A stand-in.
+    backward = Backward(critic, prepare(examples(10), None, seed=0), show_gold=False, top_score=1.0)
     text = "".join(f"Rule {number} holds. " for number in range(2000))
     backward(Candidate({"c": text}), [rollout(*CHAIN)], step=0)
     assert critic.asked["c"][0].inputs["instruction"] == text

@@ -6,8 +6,11 @@ from statistics import fmean
 
 import pytest
 
+from dspy_dlpo.core.records import Candidate
+from dspy_dlpo.core.steps import Threshold, Trial
 from dspy_dlpo.descent.statistics import looks, verdict
-from dspy_dlpo.descent.trial import decide
+from dspy_dlpo.descent.trial import Race, decide
+from tests.descent.scores import KnownScores, names, settings
 
 
 def paired(
@@ -120,3 +123,101 @@ def test_decision_after_losses_is_that_of_the_pairs_that_are_left() -> None:
 def test_nothing_is_accepted_when_every_pair_is_lost() -> None:
     assert paired([None] * 50, threshold=-0.5) == ([], False)
     assert paired([], threshold=-0.5) == ([], False)
+
+
+INCUMBENT, FIRST, SECOND = (Candidate({"self": text}) for text in ("Incumbent.", "First.", "Second."))
+TRAINSET = names(20)
+
+
+def race(
+    incumbent: str,
+    first: str,
+    second: str,
+    thresholds: Sequence[Threshold] = (Threshold(), Threshold()),
+    **given: float,
+) -> tuple[tuple[float, ...], Trial, KnownScores]:
+    scores = KnownScores({INCUMBENT: incumbent, FIRST: first, SECOND: second}, TRAINSET)
+    gains, trial = Race(scores, settings(max_trial_examples=20, **given))(
+        INCUMBENT, [FIRST, SECOND], thresholds, TRAINSET
+    )
+    return gains, trial, scores
+
+
+def test_race_pays_the_first_examples_and_only_the_winner_goes_on() -> None:
+    gains, trial, scores = race("0" * 20, "0" * 20, "1000" + "0" * 15 + "1")
+    assert gains == (0, 0.25)
+    assert trial.candidate == SECOND.id
+    assert (scores.num_paid(FIRST), scores.num_paid(SECOND)) == (4, 20)
+    assert trial.examples == tuple(TRAINSET)
+    assert (trial.population, trial.accepted) == (20, True)
+
+
+def test_race_ends_with_the_first_candidate_that_is_ahead() -> None:
+    gains, trial, scores = race("0" * 20, "1" * 20, "1" * 20)
+    assert (gains, trial.candidate, trial.accepted) == ((1,), FIRST.id, True)
+    assert scores.num_paid(SECOND) == 0
+
+
+@pytest.mark.parametrize("level", [-0.5, 0.5], ids=["let pass a loss", "must gain much"])
+def test_candidate_not_ahead_of_the_incumbent_and_of_its_threshold_does_not_end_the_race(level: float) -> None:
+    first = {-0.5: "0" * 20, 0.5: "11" + "0" * 18}[
+        level
+    ]  # No gain where a loss passes; 0.5 where more than 0.5 must be.
+    gains, trial, _ = race("0" * 20, first, "1" * 20, [Threshold(level), Threshold(level)])
+    assert len(gains) == 2
+    assert trial.candidate == SECOND.id
+
+
+def test_winner_is_the_one_furthest_above_its_own_threshold() -> None:
+    thresholds = Threshold(0.75), Threshold(0.0)
+    _, trial, _ = race("0" * 20, "1110" + "0" * 16, "1100" + "0" * 16, thresholds)
+    assert (trial.candidate, trial.threshold) == (SECOND.id, thresholds[1])
+
+
+def test_floor_of_a_threshold_decides_where_the_sum_of_the_policies_is_below_it() -> None:
+    allows, forbids = Threshold(-0.9), Threshold(-0.9, {}, floor=0.1)
+    assert race("1000" * 5, "0" * 20, "0" * 20, [allows, allows])[1].accepted
+    assert not race("1000" * 5, "0" * 20, "0" * 20, [forbids, forbids])[1].accepted
+
+
+def test_winner_among_several_needs_more_evidence_than_a_single_candidate() -> None:
+    digits = "01010011101110111110"
+    trial = Race(
+        KnownScores({INCUMBENT: "0" * 20, FIRST: "0" * 20, SECOND: digits}, TRAINSET), settings(max_trial_examples=20)
+    )
+    limits = [Threshold(0.25), Threshold(0.25)]
+    _, alone = trial(INCUMBENT, [SECOND], limits[:1], TRAINSET)
+    _, picked = trial(INCUMBENT, [FIRST, SECOND], limits, TRAINSET)
+    assert alone.accepted and picked.accepted
+    assert len(alone.differences) < len(picked.differences) < 20
+
+
+def test_candidate_whose_every_pair_is_lost_neither_wins_nor_is_accepted() -> None:
+    gains, trial, _ = race("0" * 20, "-" * 20, "1" * 20)
+    assert (gains, trial.candidate) == ((0, 1), SECOND.id)
+    gains, trial, _ = race("-" * 20, "1" * 20, "1" * 20, [Threshold(-1), Threshold(-1)])
+    assert (gains, trial.differences, trial.examples, trial.accepted) == ((0, 0), (), (), False)
+
+
+def test_trial_names_the_examples_of_its_differences_without_those_that_were_lost() -> None:
+    _, trial, _ = race("-000" * 5, "0-11" * 5, "0" * 20)
+    kept = [name for index, name in enumerate(TRAINSET) if index % 4 > 1]
+    assert trial.examples == tuple(kept[: len(trial.differences)])
+    assert trial.differences == (1.0,) * len(trial.examples)
+
+
+def test_trial_names_no_example_that_was_scored_before_but_not_needed_for_the_decision() -> None:
+    scores = KnownScores({INCUMBENT: "0" * 20, FIRST: "1" * 20}, TRAINSET)
+    for candidate in (INCUMBENT, FIRST):
+        scores.pay_for_scores(candidate, TRAINSET)
+    _, trial = Race(scores, settings(max_trial_examples=20))(INCUMBENT, [FIRST], [Threshold()], TRAINSET)
+    assert trial.examples == tuple(TRAINSET[: len(trial.differences)])
+    assert len(trial.examples) < 20
+    assert trial.population == 20
+
+
+def test_first_look_is_after_as_many_examples_as_a_minibatch_has() -> None:
+    for batch_size in (4, 10):
+        _, trial, scores = race("0" * 20, "1" * 20, "0" * 20, batch_size=batch_size)
+        assert len(trial.differences) >= batch_size
+        assert scores.num_paid(FIRST) == len(trial.differences)

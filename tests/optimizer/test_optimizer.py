@@ -758,25 +758,60 @@ def test_second_ctrl_c_returns_the_terminal_at_once_and_leaves_what_was_paid_on_
 # What a step takes from the trainset.
 
 
-def test_candidates_are_not_tried_on_the_failures_they_were_made_from(lm: dspy.LM, make: Any) -> None:
+def test_candidates_are_not_tried_on_the_examples_they_were_made_from(lm: dspy.LM, make: Any) -> None:
     text = "Answer the question.\n" + "\n".join(sorted(SOLVED)[:4])  # Fails one in five.
-    optimizer = make(num_steps=12, policies="none", batch_size=8)
-    result = optimizer.compile(
-        dspy.Predict(Oracle.with_instructions(text)), trainset=examples(40), valset=examples(10, 100)
-    ).detailed_results
-    assert all(len(record.minibatch) <= 32 for record in result.history)
+    for student in (dspy.Predict(Oracle), dspy.Predict(Oracle.with_instructions(text))):
+        optimizer = make(num_steps=12, policies="none", batch_size=8)
+        result = optimizer.compile(student, trainset=examples(40), valset=examples(10, 100)).detailed_results
+        tried = [(record, record.trial) for record in result.history if record.trial]
+        assert tried
+        for record, trial in tried:
+            assert len(trial.examples) == len(trial.differences) > 0
+            assert not {*trial.examples} & {*record.minibatch}
+        assert all(len(record.minibatch) <= 32 for record in result.history)
 
 
-def test_what_an_incumbent_failed_in_its_trial_is_not_paid_again(make: Any) -> None:
-    counted = CountingMetric()
-    with dspy.context(lm=scripted_lm()):
-        optimizer = make(metric=counted, num_steps=3, policies=[TextualLearningRate(1)], num_threads=1)
-        program = optimizer.compile(dspy.Predict(Oracle), trainset=examples(60), valset=examples(10, 100))
-    first, second = program.detailed_results.history[:2]
-    assert first.accepted
-    assert len({*second.minibatch} & {each.example for each in second.failures}) > 0
-    assert counted.calls == program.detailed_results.spent.metric_calls
-    assert second.minibatch[0] not in first.minibatch
+def test_trial_names_the_example_of_each_difference(lm: dspy.LM, make: Any) -> None:
+    rows = {f"train:{index}": example for index, example in enumerate(examples(40))}
+    optimizer = make(policies=[TextualLearningRate(1)])
+    result = optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(10, 100)).detailed_results
+    texts = {each.id: each.instructions["self"] for each in result.candidates}
+    texts |= {each.id: each.instructions["self"] for record in result.history for each in record.candidates}
+
+    def passes(candidate: str, name: str) -> bool:
+        return f"answer {rows[name].answer}." in texts[candidate]
+
+    trials = [record.trial for record in result.history if record.trial]
+    assert any(0 < trial.gain < 1 for trial in trials)
+    for trial in trials:
+        gains = [passes(trial.candidate, name) - passes(trial.incumbent, name) for name in trial.examples]
+        assert list(trial.differences) == gains
+
+
+def test_what_an_incumbent_ran_on_in_its_trial_is_not_paid_again(make: Any) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def program(system: str, user: str) -> str:
+        asked.append((system, user))
+        return world()(system, user)
+
+    with dspy.context(lm=scripted_lm(program)):
+        optimizer = make(num_steps=2, policies=[TextualLearningRate(1)], num_threads=1)
+        compiled = optimizer.compile(dspy.Predict(Oracle), trainset=examples(60), valset=examples(10, 100))
+    first, second = compiled.detailed_results.history
+    assert first.trial and first.trial.accepted and second.trial
+    assert {*first.trial.examples} & {each.example for each in second.failures}
+    known = {(first.trial.candidate, name) for name in first.trial.examples}
+    known |= {(first.incumbent, name) for name in (*first.minibatch, *first.trial.examples)}
+    new = {(second.incumbent, name) for name in (*second.minibatch, *second.trial.examples)} - known
+    raced = len(second.race) * min(8, len(second.trial.examples))
+    beyond = len(second.trial.examples) - min(8, len(second.trial.examples))  # The winner alone goes on.
+    paid = second.spent.metric_calls - first.spent.metric_calls
+    met_on_valset = 8 if second.accepted else 0
+    assert paid == len(new) + raced + beyond + met_on_valset
+    assert len(new) < len(second.minibatch) + len(second.trial.examples)
+    calls = [(system, user) for system, user in asked if role_of(system) == "program"]
+    assert len(calls) == len({*calls}) == compiled.detailed_results.spent.metric_calls
 
 
 def test_trial_smaller_than_the_batch_still_leaves_room_for_steps(lm: dspy.LM, make: Any) -> None:

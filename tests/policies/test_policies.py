@@ -412,9 +412,15 @@ def test_policy_refuses_settings_out_of_range(make_policy: Any, message: str) ->
 # Presets and schedules.
 
 
-def test_every_preset_is_a_fresh_list_of_policies() -> None:
-    for name in PRESETS:
-        assert all(isinstance(policy, Policy) for policy in as_policies(name))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_call_of_a_preset_makes_a_list_and_policies_of_its_own(preset: str) -> None:
+    first, second, third = PRESETS[preset](), PRESETS[preset](), as_policies(preset)
+    policies = [*first, *second, *third]
+    assert len({*map(id, policies)}) == len(policies)  # None is shared.
+    assert [*map(type, first)] == [*map(type, second)] == [*map(type, third)]
+    assert all(isinstance(policy, Policy) for policy in policies)
+    first.append(TextualMomentum())
+    assert len(PRESETS[preset]()) == len(second) == len(first) - 1
 
 
 @pytest.mark.parametrize(
