@@ -19,9 +19,9 @@ class TextualRegularization(Policy):
     """Keep instructions short: a price per token, a hard limit, a request to simplify, and pruning.
 
     The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
-    each it removes. Where a step brings no candidate, sentences that the run has added are left out one after another
-    and tried like any other candidate: if the score does not drop, the sentence is removed. The student's own sentences
-    stay.
+    each it removes. Where a step brings no candidate, sentences that the run has added are left out and tried like any
+    other candidate: first all those together that came with no gain and of which none was shown since to be needed,
+    then one after another. If the score does not drop, they are removed. The student's own sentences stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
@@ -68,7 +68,7 @@ class TextualRegularization(Policy):
                 _check_limit(request, self.max_tokens)
         counted = requests if self.growth is not None else ()
         lengths = {request.predictor: count_tokens("".join(request.sentences)) for request in counted}
-        return {"lengths": lengths, "added": [], "needed": []}
+        return {"lengths": lengths, "added": [], "unproven": [], "needed": []}
 
     def narrow(self, request: UpdateRequest, state: State, ctx: StepContext) -> UpdateRequest:
         """Set the limit, and ask the proposer to simplify an instruction that has grown."""
@@ -92,13 +92,21 @@ class TextualRegularization(Policy):
         return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose to remove one added sentence at a time, unless that was tried since the last other change."""
-        untried = [each for each in state["added"] if each not in state["needed"]]
-        return tuple(
-            (Edit("delete", index, reason=_PRUNED),)
+        """Propose to remove what came with no gain, and then one added sentence at a time.
+
+        What was found to be needed since the last other change stays.
+        """
+        if not self.prune:
+            return ()
+        keys = {
+            index: _key(request.predictor, sentence)
             for index, sentence in enumerate(request.sentences)
-            if self.prune and index not in request.frozen and _key(request.predictor, sentence) in untried
-        )
+            if index not in request.frozen
+        }
+        alone = [index for index, key in keys.items() if key in state["added"] and key not in state["needed"]]
+        group = [index for index in alone if keys[index] in state["unproven"]]
+        places = [*([group] if len(group) > 1 else []), *([index] for index in alone)]
+        return tuple(tuple(Edit("delete", index, reason=_PRUNED) for index in each) for each in places)
 
     def learn(self, record: StepRecord, state: State) -> State:
         """Remember which sentences were added, and which of them were found to be needed since the last change."""
@@ -108,7 +116,8 @@ class TextualRegularization(Policy):
         winner = next(each for each in record.candidates if each.id == trial.candidate)
         if trial.accepted and not _prunes(winner):
             new = [_key(name, edit.text) for name, edits in winner.edits.items() for edit in edits if edit.op == "add"]
-            return {**state, "added": [*state["added"], *new], "needed": []}
+            unproven = [*state["unproven"], *new] if trial.gain <= 0 else state["unproven"]
+            return {**state, "added": [*state["added"], *new], "unproven": unproven, "needed": []}
         missed = [] if trial.accepted else [winner]
         missed += [each for each, gain in zip(record.candidates, record.race, strict=False) if gain < 0]
         sentences = {request.predictor: request.sentences for request in record.requests}
@@ -116,9 +125,10 @@ class TextualRegularization(Policy):
             _key(name, sentences[name][edits[0].at])
             for each in missed
             for name, edits in each.edits.items()
-            if _prunes(each)
+            if _prunes(each) and len(edits) == 1  # Of a group that is missed, nobody knows which one is.
         ]
-        return {**state, "needed": [*state["needed"], *needed]}
+        unproven = [key for key in state["unproven"] if key not in needed]
+        return {**state, "unproven": unproven, "needed": [*state["needed"], *needed]}
 
 
 def _prunes(candidate: Candidate) -> bool:

@@ -346,12 +346,16 @@ def test_regularization_asks_to_simplify_what_has_grown() -> None:
     assert "prefer to replace or delete" in narrow(policy, state, request=long).directives[0]
 
 
-def added(*texts: str) -> tuple[TextualRegularization, Any]:
+def added(*texts: str, gain: float = 0.1) -> tuple[TextualRegularization, Any]:
     """Return a policy, and its state when sentences were added to `REQUEST`."""
     policy = TextualRegularization()
     edits = tuple(Edit("add", 2, text) for text in texts)
     candidate = Candidate({"self": "One. Two. Three. " + " ".join(texts)}, INCUMBENT.id, {"self": edits})
-    return policy, policy.learn(record(0.1, candidate=candidate), policy.init([REQUEST]))
+    return policy, policy.learn(accepted(gain, candidate), policy.init([REQUEST]))
+
+
+def accepted(gain: float, candidate: Candidate) -> StepRecord:
+    return record(candidate=candidate, trial=Trial(candidate.id, INCUMBENT.id, (gain,), 10, Threshold(-1.0), True))
 
 
 def left_out(policy: Policy, request: UpdateRequest, state: Any) -> list[int]:
@@ -371,6 +375,36 @@ def test_pruning_leaves_out_what_was_added_until_it_turns_out_to_be_needed() -> 
     unmeasured = policy.learn(record(0.0, size=0, candidate=pruned[0], race=(0.0, 0.0), **fields), state)
     assert left_out(policy, request, unmeasured) == [3, 4]
     assert left_out(policy, request, policy.learn(record(0.1), tried)) == [3, 4]
+
+
+def groups_left_out(policy: Policy, request: UpdateRequest, state: Any) -> list[list[int]]:
+    return [[edit.at for edit in edits] for edits in policy.propose(request, state, StepContext(1, 0))]
+
+
+def test_what_came_with_no_gain_is_left_out_together_before_it_is_left_out_alone() -> None:
+    policy, state = added("Be kind.", "Be brief.", gain=0.0)
+    proven = Candidate({"self": "Sort."}, INCUMBENT.id, {"self": (Edit("add", 5, "Sort."),)})
+    state = policy.learn(accepted(0.1, proven), state)
+    request = replace(REQUEST, sentences=("One. ", "Be kind. ", "Sort. ", "Be brief."))
+    assert groups_left_out(policy, request, state) == [[1, 3], [1], [2], [3]]
+    assert groups_left_out(policy, replace(request, frozen=frozenset({1})), state) == [[2], [3]]
+    assert groups_left_out(policy, replace(request, sentences=("One. ", "Be kind.")), state) == [[1]]
+    assert json.loads(json.dumps(state)) == state
+
+
+def test_group_that_is_missed_says_nothing_of_its_sentences_and_one_that_is_missed_alone_leaves_the_group() -> None:
+    policy, state = added("Be kind.", "Be brief.", "Sort.", gain=-0.01)
+    request = replace(REQUEST, sentences=("One. ", "Be kind. ", "Be brief. ", "Sort."))
+    together, first, *_ = (
+        Candidate({"self": str(edits)}, INCUMBENT.id, {"self": edits})
+        for edits in policy.propose(request, state, StepContext(1, 0))
+    )
+    after = policy.learn(record(-0.1, candidate=together, requests=(request,)), state)
+    assert groups_left_out(policy, request, after) == [[1, 2, 3], [1], [2], [3]]
+    after = policy.learn(record(-0.1, candidate=first, requests=(request,)), after)
+    assert groups_left_out(policy, request, after) == [[2, 3], [2], [3]]
+    later = policy.learn(accepted(0.1, CANDIDATE), after)
+    assert groups_left_out(policy, request, later) == [[2, 3], [1], [2], [3]]
 
 
 def test_pruning_leaves_alone_what_the_student_has_and_what_is_glued_to_it() -> None:
