@@ -10,7 +10,7 @@ import atexit
 import secrets
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,11 @@ from dspy_dlpo.local.gguf import SERVER, check_gguf
 from dspy_dlpo.local.machine import check_machine
 from dspy_dlpo.local.weights import check_extra, sha256_of, weights_path
 from dspy_dlpo.local.worker import CACHE_GB
+from dspy_dlpo.runtime.waiting import AsyncEngine
 
 _MAX_SEED = 2**63
+_lock = threading.Lock()
+_engines: weakref.WeakValueDictionary[tuple[Any, ...], LocalEngine] = weakref.WeakValueDictionary()  # Of this process.
 
 
 def local_lm(
@@ -76,6 +79,7 @@ def local_lm(
     return dspy.LM(
         f"local/{name}" if name.endswith(digest) else f"local/{name}-{digest}",
         engine=engine,
+        async_engine=AsyncLocalEngine(engine),
         temperature=temperature,
         max_tokens=max_tokens,
         num_retries=0,
@@ -86,8 +90,9 @@ def local_lm(
 class LocalEngine:
     """A `dspy.LM` engine on OpenVINO GenAI: one file, one process, the prompts of all threads answered together.
 
-    A copy is the engine itself: the weights are in memory once. They are loaded at the first request. The beginning of
-    a prompt that an earlier one had too is not computed again.
+    A copy is the engine itself: the weights are in memory once. They are loaded at the first request. An engine that
+    is sent to another process loads them there, again once. The beginning of a prompt that an earlier one had too is
+    not computed again.
 
     At temperature 0 the same prompt mostly gives the same answer, but not always. What is in flight with it, and what
     of it was computed before, changes in which pieces it is computed, and so the last digits: by up to 0.04 in the
@@ -113,6 +118,7 @@ class LocalEngine:
         self.sha256 = sha256_of(self.path)
         self._lock = threading.Lock()
         self._batcher: Batcher | None = None
+        _engines[_key(self.dump_state())] = self
 
     def complete(self, request: Request) -> Response:
         """Answer one request. Honours temperature, top_p, top_k, max_tokens, stop, seed, penalties and JSON mode.
@@ -170,11 +176,14 @@ class LocalEngine:
 
     @classmethod
     def load_state(cls, state: dict[str, Any]) -> LocalEngine:
-        """Return the engine that `dump_state` described."""
-        return cls(state["path"], num_ctx=state["num_ctx"], num_threads=state["num_threads"])
+        """Return the engine that `dump_state` described: the one of this process, if it has one."""
+        return _engine(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LocalEngine:
         return self
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], LocalEngine], tuple[dict[str, Any]]]:
+        return _engine, (self.dump_state(),)
 
     def load(self) -> Batcher:
         """Start the process with the model, unless it runs; the first request does it too."""
@@ -191,6 +200,31 @@ class LocalEngine:
                 self._batcher = Batcher(process)
                 atexit.register(_close, weakref.ref(self))  # The model's process must not outlive this one.
             return self._batcher
+
+
+class AsyncLocalEngine(AsyncEngine):
+    """The engine for asynchronous calls: each waits in a thread, and all threads are answered together."""
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return what `load_state` needs: the state of the engine."""
+        return dict(self.engine.dump_state())
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any]) -> AsyncLocalEngine:
+        """Return the counterpart of the engine that `dump_state` described."""
+        return cls(LocalEngine.load_state(state))
+
+
+def _engine(state: dict[str, Any]) -> LocalEngine:
+    with _lock:
+        known = _engines.get(_key(state))
+        return known or LocalEngine(state["path"], num_ctx=state["num_ctx"], num_threads=state["num_threads"])
+
+
+def _key(state: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what two engines have in common that would hold the same weights."""
+    file = Path(state["path"])
+    return str(file.resolve()), file.stat().st_mtime_ns if file.exists() else None, *state.values()
 
 
 def _settings(request: Request) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
+import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import dspy
 import numpy as np
 import psutil
@@ -234,6 +239,46 @@ def test_engine_is_rebuilt_from_its_state_and_shared_by_copies(path: Path) -> No
     engine = LocalEngine.load_state(lm.engine.dump_state())
     assert (engine.path, engine.num_ctx, engine.num_threads) == (path, 512, 3)
     assert engine.sha256 == lm.engine.sha256
+
+
+def test_engine_that_is_pickled_or_saved_is_the_one_of_this_process(path: Path) -> None:
+    lm = local_lm(str(path), num_ctx=512)
+    sent = pickle.loads(cloudpickle.dumps(lm))
+    loaded = dspy.LM.load_state(lm.dump_state(), allow_custom_lm_class=True)
+    for each in (sent, loaded):
+        assert each.engine is lm.engine
+        assert each._async_engine_spec.engine is lm.engine
+    other = LocalEngine.load_state({**lm.engine.dump_state(), "num_ctx": 256})
+    assert other is not lm.engine
+
+
+def test_engine_that_is_sent_to_another_process_is_made_of_its_state_there(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "lm").write_bytes(pickle.dumps([local_lm(str(path), num_ctx=512, num_threads=3)] * 2))
+    code = f"""
+import pickle
+from pathlib import Path
+one, other = pickle.loads(Path({str(tmp_path / "lm")!r}).read_bytes())
+print(one.engine.path, one.engine.num_ctx, one.engine.num_threads, one.engine is other._async_engine_spec.engine)
+"""
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told.split() == [str(path), "512", "3", "True"]
+
+
+def test_engine_of_a_file_that_was_exchanged_is_another(path: Path) -> None:
+    engine = LocalEngine(path)
+    os.utime(path, ns=(1, 1))
+    assert LocalEngine.load_state(engine.dump_state()) is not engine
+
+
+def test_asynchronous_calls_are_answered(library: Library, path: Path) -> None:
+    lm = local_lm(str(path), cache=False)
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(lm.acall(f"Question {number}") for number in range(3)))
+
+    assert asyncio.run(ask()) == [["the answer"]] * 3
+    assert len(library.asked) == 3
+    lm.engine.close()
 
 
 def test_weights_are_loaded_once_with_the_threads_asked_for_and_again_after_closing(
