@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,7 @@ Proposal = Sequence[Change]
 """What one candidate is to change: at most one change for each predictor."""
 
 
-class Source:
+class Source(ABC):
     """Proposes candidates from what a step has learnt. One subclass is one file.
 
     A source need not keep the limits: what it proposes is screened and cut to the limits of the request, and the trial
@@ -55,6 +56,7 @@ class Source:
         """The class name, under which a candidate says where it came from."""
         return type(self).__name__
 
+    @abstractmethod
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose candidates, the best first; as many are taken as the step can try.
 
@@ -69,7 +71,6 @@ class Source:
         Raises:
             BudgetSpent: If the budget ends on the way.
         """
-        raise NotImplementedError  # An abstract method.
 
 
 def combined(changes: Sequence[Change]) -> list[Proposal]:
