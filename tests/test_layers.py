@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LAYERS = ("core", "policies", "runtime", "descent", "views", "optimizer", "local
 """From the lowest to the highest: a module may import from its own layer and from those before it."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Return the path of each module by its dotted name, without the package's own `__init__`."""
     names = {

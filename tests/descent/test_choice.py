@@ -159,17 +159,47 @@ def test_last_incumbent_that_is_only_as_good_as_the_best_does_not_take_its_place
     assert choice.best == OLD
 
 
-def test_challengers_that_were_behind_the_best_are_not_paid_except_the_nearest() -> None:
-    scores = known("111111111111", "110000000000", "100000000000")
+@pytest.mark.parametrize(
+    ("last", "best"), [("0011", OLD), ("0001", OLD), ("0111", NEW)], ids=["as good", "worse", "better"]
+)
+def test_last_incumbent_takes_the_place_of_the_best_if_it_is_better_where_they_meet(last: str, best: Candidate) -> None:
+    meeting = 4 + 4 + 8 + 4  # The student, the best, the student on the rest of the valset, the last incumbent.
+    choice = Choice(known("110000000000", last + "0" * 8, num_calls=meeting), STUDENT, settings())
+    choice.begin()
+    choice.enter(OLD, is_ahead=True)
+    choice.enter(NEW, is_ahead=False)
+    choice.conclude()
+    assert choice.best == best
+
+
+@pytest.mark.parametrize(
+    ("new", "third", "nearest"),
+    [("1110", "1100", NEW), ("1100", "1110", THIRD), ("1110", "1110", THIRD)],
+    ids=["the earlier is nearer", "the later is nearer", "the later of equals"],
+)
+def test_of_the_challengers_that_were_behind_the_best_only_the_nearest_is_paid(
+    new: str, third: str, nearest: Candidate
+) -> None:
+    scores = known("1" * 12, new + "1" * 8, third + "1" * 8)
     choice = Choice(scores, STUDENT, settings())
     choice.begin()
-    choice.enter(THIRD, is_ahead=True)
-    choice.enter(NEW, is_ahead=True)
-    choice.enter(OLD, is_ahead=True)
+    for candidate in (NEW, THIRD, OLD):
+        choice.enter(candidate, is_ahead=True)
     choice.conclude()
     assert choice.best == OLD
-    assert scores.num_paid(THIRD) == 4
-    assert scores.num_paid(NEW) > 4
+    assert {each for each in (NEW, THIRD) if scores.num_paid(each) > 4} == {nearest}
+
+
+@pytest.mark.parametrize("order", [(NEW, THIRD), (THIRD, NEW)], ids=["New first", "Third first"])
+def test_of_incumbents_that_never_met_the_valset_the_latest_is_paid_first(order: tuple[Candidate, Candidate]) -> None:
+    scores = known("111111111111", "000000000000")
+    choice = Choice(scores, STUDENT, settings())
+    choice.begin()
+    for candidate in order:
+        choice.enter(candidate, is_ahead=False)
+    choice.enter(OLD, is_ahead=True)
+    choice.conclude()
+    assert [each for each, _ in scores.paid].index(order[1].id) < [each for each, _ in scores.paid].index(order[0].id)
 
 
 def test_every_challenger_that_was_not_behind_meets_the_best_on_the_whole_valset() -> None:
