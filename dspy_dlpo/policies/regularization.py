@@ -18,10 +18,11 @@ _TIE = 1e-9
 class TextualRegularization(Policy):
     """Keep instructions short: a price per token, a hard limit, a request to simplify, and pruning.
 
-    The price is part of the objective: a candidate must gain `price` for each token it adds, and may lose as much for
-    each it removes. Where a step brings no candidate, sentences that the run has added are left out and tried like any
-    other candidate: first all those together that came with no gain and of which none was shown since to be needed,
-    then one after another. If the score does not drop, they are removed. The student's own sentences stay.
+    The price is part of the objective: a candidate must gain `price` for each token that it adds to an instruction or
+    as a demo, and may lose as much for each it removes. Where a step brings no candidate, sentences that the run has
+    added are left out and tried like any other candidate: first all those together that came with no gain and of which
+    none was shown since to be needed, then one after another. If the score does not drop, they are removed. The
+    student's own sentences stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
@@ -84,11 +85,7 @@ class TextualRegularization(Policy):
         tie = -_TIE * ctx.width if _prunes(candidate) else 0.0
         if not self.price:
             return Threshold(tie)
-        added = sum(
-            count_tokens(text) - count_tokens(incumbent.instructions[name])
-            for name, text in candidate.instructions.items()
-            if text != incumbent.instructions[name]
-        )
+        added = _num_tokens(candidate) - _num_tokens(incumbent)
         return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
@@ -129,6 +126,12 @@ class TextualRegularization(Policy):
         ]
         unproven = [key for key in state["unproven"] if key not in needed]
         return {**state, "unproven": unproven, "needed": [*state["needed"], *needed]}
+
+
+def _num_tokens(candidate: Candidate) -> int:
+    """Return the length of what a run has tuned: the instructions, and the demos that it has added."""
+    demos = (text for each in candidate.demos.values() for demo in each for text in map(str, demo.fields.values()))
+    return sum(map(count_tokens, [*candidate.instructions.values(), *demos]))
 
 
 def _prunes(candidate: Candidate) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Candidate, Point, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import Candidate, Demo, Point, TextualGradient, UpdateRequest
 from dspy_dlpo.core.steps import Outcome, StepRecord, Threshold, Trial
+from dspy_dlpo.core.tokens import count_tokens
 from dspy_dlpo.policies import (
     PRESETS,
     Policy,
@@ -322,6 +323,16 @@ def test_regularization_charges_for_the_tokens_a_candidate_adds() -> None:
     assert there.value == pytest.approx(0.01 * there.because["added_tokens"])
     assert there.value > 0
     assert back.value == -there.value
+
+
+def test_tokens_of_demos_have_the_same_price_as_those_of_sentences() -> None:
+    policy = TextualRegularization(price=0.01)
+    demo = Demo("train:0", {"question": "How many legs has a cat?", "answer": "four"})
+    shown = replace(INCUMBENT, demos=dict.fromkeys(INCUMBENT.instructions, (demo,)))
+    threshold = policy.threshold(shown, INCUMBENT, policy.init([]), StepContext(0, 0))
+    num_tokens = count_tokens("How many legs has a cat?") + count_tokens("four")
+    assert threshold.because["added_tokens"] == num_tokens * len(INCUMBENT.instructions)
+    assert policy.threshold(INCUMBENT, shown, policy.init([]), StepContext(0, 0)).value == -threshold.value
 
 
 @pytest.mark.parametrize("price", [0.0, 0.01])
