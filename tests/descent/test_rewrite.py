@@ -93,3 +93,11 @@ def test_without_passing_examples_no_prompt_shows_any(make: Any) -> None:
         optimizer.compile(dspy.Predict(Oracle.with_instructions(known)), trainset=examples(40))
     (asked,) = [user for system, user in lm.engine.log if role_of(system) == "rewriter"]
     assert "answer: " not in field(asked, "right")
+
+
+def test_proposer_that_writes_nothing_usable_is_asked_less_and_less_often(make: Any) -> None:
+    lm = rewriting("NOTHING")
+    with dspy.context(lm=lm):
+        result = make(num_steps=8).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results
+    assert len(result.history) == 8
+    assert lm.engine.count("rewriter") == 3  # In the first, the third and the seventh step.

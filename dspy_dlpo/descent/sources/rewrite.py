@@ -43,7 +43,8 @@ class Rewrite(Source):
 
     It sees what a critic of single failures cannot: what all inputs have in common, and what the task is. The new text
     is aligned with the old one and becomes sentence edits, so caps, frozen text, the token limit and the origins of
-    sentences hold for it too. It must be better on the trial, not only as good.
+    sentences hold for it too. It must be better on the trial, not only as good. A proposer that writes nothing usable
+    is left alone for 1, 3, 7, ... steps.
 
     Args:
         ask: The proposer.
@@ -65,9 +66,13 @@ class Rewrite(Source):
         self._requests = requests
         self._complaint = complaint
         self._max_chars = max_chars
+        self._num_empty = 0
+        self._next_step = 0
 
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose new instructions for the predictors that move, or for all if none does."""
+        if step.ctx.step < self._next_step:
+            return []
         names = [name for name in step.requests or step.incumbent.instructions if self._calls(step.failures, name)]
         requests = [step.requests.get(name) or self._requests(step, TextualGradient(name, ()), walk) for name in names]
         replies = self.ask([self._question(request, step, walk) for request in requests])
@@ -75,6 +80,9 @@ class Rewrite(Source):
         for request, reply in zip(requests, replies, strict=True):
             edits = read_rewrite(reply["new_instruction"], request.sentences) if reply else []
             changes.append(Change(request, tuple(edits)))
+        if changes:
+            self._num_empty = 0 if any(change.edits for change in changes) else self._num_empty + 1
+            self._next_step = step.ctx.step + 2**self._num_empty
         return combined(changes)
 
     def _question(self, request: UpdateRequest, step: Step, walk: Walk) -> Question:
