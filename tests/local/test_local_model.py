@@ -57,11 +57,11 @@ def test_two_predictor_program_is_compiled_counted_and_saved(lm: dspy.LM, tmp_pa
         feedback = "" if right else "The report is the fruit in capital letters, a colon and the number."
         return dspy.Prediction(score=right, feedback=feedback)
 
-    trainset, valset = [basket(number) for number in range(2, 10)], [basket(number) for number in range(10, 14)]
+    trainset, valset = [basket(number) for number in range(2, 6)], [basket(number) for number in range(10, 12)]
     with dspy.context(lm=lm):
         program = CountAndReport()
         optimizer = DLPOOptimizer(
-            metric=metric, num_steps=2, tuning=Tuning(batch_size=4, max_trial_examples=4), num_threads=8, verbose=False
+            metric=metric, num_steps=1, tuning=Tuning(batch_size=2, max_trial_examples=2), num_threads=8, verbose=False
         )
         optimized = optimizer.compile(program, trainset=trainset, valset=valset)
         result = optimized.detailed_results
@@ -169,22 +169,22 @@ def test_slice_of_the_comparison_runs_on_the_model_and_keeps_its_results(lm: dsp
     (tmp_path / "bbh" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def setup(seed: int) -> Setting:
-        task = load_task("bbh/object_counting", data_dir=tmp_path, seed=seed, sizes=(8, 4, 4))
-        return Setting(task, lm.copy(), lm.copy(max_tokens=100))
+        task = load_task("bbh/object_counting", data_dir=tmp_path, seed=seed, sizes=(6, 2, 2))
+        return Setting(task, lm.copy(max_tokens=24), lm.copy(max_tokens=60))
 
     cells = compare(
         {"counting": setup},
         ["none", "dlpo"],
         folder=tmp_path,
         num_threads=8,
-        max_metric_calls=45,
+        max_metric_calls=30,
         seeds=[0],
         curves=False,
         verbose=False,
     )
     assert [cell.failed or cell.skipped for cell in cells] == ["", ""]
-    assert all(cell.score is not None and 0 <= cell.score <= 1 and len(cell.scores) == 4 for cell in cells)
-    assert 0 < cells[1].metric_calls <= 45 and cells[1].lm_calls > 0
+    assert all(cell.score is not None and 0 <= cell.score <= 1 and len(cell.scores) == 2 for cell in cells)
+    assert 0 < cells[1].metric_calls <= 30 and cells[1].lm_calls > 0
     kept = (tmp_path / "cells.jsonl").read_text()
     assert kept.count("\n") == 2
     assert not any(row["question"] in kept for row in rows)
