@@ -207,10 +207,10 @@ def _plan(max_metric_calls: int) -> str:
     fetch = f"is on this machine already ({size:.1f} GB)" if there else f"is fetched first ({size:.1f} GB, once)"
     return (
         f"Tuning the instruction of a small program on {MODEL}, which runs on this machine's CPU, without an account.\n"
-        f"1. The model {fetch} and loaded: about 20 seconds.\n"
-        f"2. Up to {max_metric_calls} runs of the program on orders, between them the critic and the proposer: about "
-        "2 minutes on two cores.\n"
-        "3. The program before and after, each on 30 orders that took no part: half a minute.\n"
+        f"1. The model {fetch} and loaded: up to a minute.\n"
+        f"2. Up to {max_metric_calls} runs of the program on orders, between them the critic and the proposer: some "
+        "minutes on two cores.\n"
+        "3. The program before and after, each on 30 orders that took no part.\n"
         "Ctrl-C ends it early; the same command goes on.\n"
     )
 
