@@ -22,8 +22,8 @@ from dspy_dlpo.benchmarks.simulation.simulator import simulation
 from dspy_dlpo.runtime.cluster import RayExecutor
 
 
-def course(executor: RayExecutor | None, seed: int) -> tuple[Any, ...]:
-    """Make a run; return what must be the same whatever happens to actors."""
+def course(executor: RayExecutor | None, seed: int) -> dict[str, Any]:
+    """Make a run; return what must be the same whatever happens to actors, by name."""
     simulated = simulation("easy", seed=seed, latency=0.01)
     with dspy.context(lm=simulated.lm):
         optimizer = DLPOOptimizer(
@@ -37,11 +37,35 @@ def course(executor: RayExecutor | None, seed: int) -> tuple[Any, ...]:
         tuned = optimizer.compile(simulated.task.program, simulated.task.trainset, valset=simulated.task.valset)
     result = tuned.detailed_results
     spent = result.spent.metric_calls, result.spent.lm_calls, result.spent.tokens
-    steps = [(record.minibatch, record.loss, record.trial, record.lost) for record in result.history]
-    return [each.id for each in result.candidates], result.val_aggregate_scores, steps, spent
+    parts = {"candidates": [each.id for each in result.candidates], "scores": result.val_aggregate_scores}
+    for record in result.history:
+        failures = [(each.example, each.score, each.error, each.lost) for each in record.failures]
+        parts |= {
+            f"step {record.step}, {name}": part
+            for name, part in [
+                ("minibatch", record.minibatch),
+                ("loss", record.loss),
+                ("failures", failures),
+                ("candidates", [each.id for each in record.candidates]),
+                ("trial", record.trial),
+                ("lost", record.lost),
+                ("errors", record.errors),
+            ]
+        }
+    return {**parts, "spent": spent, "stopped": result.stopped}
 
 
-def disturbed(executor: RayExecutor, seed: int, after: float) -> tuple[Any, ...]:
+def differences(calm: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return in words where two runs differ, what happened first at the beginning."""
+    steps_first = sorted({**calm, **other}, key=lambda name: not name.startswith("step"))
+    return [
+        f"  {name}: {calm.get(name)} undisturbed, {other.get(name)} with an actor killed"
+        for name in steps_first
+        if calm.get(name) != other.get(name)
+    ]
+
+
+def disturbed(executor: RayExecutor, seed: int, after: float) -> dict[str, Any]:
     """Make a run in which an actor is killed after so many seconds."""
     victim = random.Random(f"{seed}/victim").choice(executor.actors)
     timer = threading.Timer(after, lambda: ray.kill(victim))
@@ -66,12 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
             calm = course(executor, seed)
             after = random.Random(seed).uniform(0, 0.8 * (time.perf_counter() - begin))
             before = executor.actors
-            is_same = disturbed(executor, seed, after) == calm
+            found = differences(calm, disturbed(executor, seed, after))
             was_killed = executor.actors != before
-            same, killed = same + is_same, killed + was_killed
+            same, killed = same + (not found), killed + was_killed
             print(
-                f"run {seed}: an actor killed after {after:.2f} s: {'same' if is_same else 'DIFFERENT'}"
+                f"run {seed}: an actor killed after {after:.2f} s: {'DIFFERENT' if found else 'same'}"
                 + ("" if was_killed else " (it had nothing to do)"),
+                *found[:4],
+                sep="\n",
                 flush=True,
             )
     ray.shutdown()
