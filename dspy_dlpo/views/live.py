@@ -265,12 +265,15 @@ def _clean(text: str) -> str:
 
 
 def _handlers_on(*streams: TextIO) -> list[logging.StreamHandler[TextIO]]:
-    """Return the handlers that log to one of the streams."""
+    """Return the handlers that log to one of the streams and hold on to it.
+
+    One that looks `sys.stderr` up each time, as Ray's does, follows by itself, and its stream cannot be set.
+    """
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     return [
         handler
         for logger in loggers
         if isinstance(logger, logging.Logger)
         for handler in logger.handlers
-        if isinstance(handler, logging.StreamHandler) and handler.stream in streams
+        if isinstance(handler, logging.StreamHandler) and vars(handler).get("stream") in streams
     ]

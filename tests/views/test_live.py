@@ -323,3 +323,14 @@ def test_run_with_hostile_replies_is_watched_to_its_end(make: Any) -> None:
     assert isinstance(console.file, io.StringIO)
     assert "the live view failed" not in console.file.getvalue()
     assert "\x1b[2J" not in console.file.getvalue()
+
+
+def test_handler_that_looks_the_stream_up_each_time_is_left_alone() -> None:
+    handler = logging._StderrHandler()  # type: ignore[attr-defined]  # As Ray has it.
+    logger = logging.getLogger("tests.follows")
+    logger.addHandler(handler)
+    try:
+        drawn(make_step(Edit("delete", 0)))
+    finally:
+        logger.removeHandler(handler)
+    assert handler.stream is sys.stderr
