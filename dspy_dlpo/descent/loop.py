@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,17 +99,10 @@ class Loop:
             step.gradients, step.remarks, step.refusals = said
             moving = self.selector(step.gradients, ctx, walk.history)
             step.requests = {each.predictor: self.requests(step, each, walk) for each in moving}
-            say("looking for candidates")
-            self.sources.propose(step, walk)  # Update.
-            for candidate in walk.meet(step.candidates):
-                self.listener.on_candidate(candidate, ctx.step)
-            if step.candidates:
-                say("trying the candidates")
-                thresholds = [self.threshold(step, each, walk) for each in step.candidates]
-                fresh = self.sampler.trial(walk.position, step.minibatch, written_for(step, walk, self.requests))
-                step.race, step.trial = self.race(step.incumbent, step.candidates, thresholds, fresh)  # Trial.
-                if step.trial.accepted:  # Accept or refuse.
-                    walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)
+            entrants, fresh = self.entrants(step, walk), partial(self.fresh, step, walk)  # Update.
+            step.race, step.trial = self.race(step.incumbent, entrants, fresh)  # Trial.
+            if step.trial and step.trial.accepted:  # Accept or refuse.
+                walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)
         except Outage:
             raise  # Without a record: a resumed run takes the step again.
         except BudgetSpent as limit:
@@ -128,6 +122,20 @@ class Loop:
         walk.stopped = self.stopping.reason(walk, step)
         self.ledger.add_step(record, walk.state)
         return record
+
+    def entrants(self, step: Step, walk: Walk) -> Iterator[tuple[Candidate, Threshold]]:
+        """Yield candidates as the race asks for them, each with what its mean gain must exceed."""
+        self.listener.on_phase("looking for candidates")
+        for candidate in self.sources.propose(step, walk):
+            for new in walk.meet(step.candidates):
+                self.listener.on_candidate(new, step.ctx.step)
+            self.listener.on_phase("trying the candidates")
+            yield candidate, self.threshold(step, candidate, walk)
+            self.listener.on_phase("looking for candidates")
+
+    def fresh(self, step: Step, walk: Walk) -> list[str]:
+        """Return the examples on which candidates meet the incumbent."""
+        return self.sampler.trial(walk.position, step.minibatch, written_for(step, walk, self.requests))
 
     def threshold(self, step: Step, candidate: Candidate, walk: Walk) -> Threshold:
         """Return what the mean gain of a candidate must exceed: what the policies ask, and the rights of the user."""

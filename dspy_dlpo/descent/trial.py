@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -33,41 +33,45 @@ class Race:
     def __call__(
         self,
         incumbent: Candidate,
-        candidates: Sequence[Candidate],
-        thresholds: Sequence[Threshold],
-        examples: Sequence[str],
-    ) -> tuple[tuple[float, ...], Trial]:
-        """Return the mean gain of each candidate that ran in the race, and the trial of the winner.
+        entrants: Iterable[tuple[Candidate, Threshold]],
+        examples: Callable[[], Sequence[str]],
+    ) -> tuple[tuple[float, ...], Trial | None]:
+        """Return the mean gain of each candidate that ran in the race, and the trial of the winner, None without any.
 
         Args:
             incumbent: What the candidates must beat.
-            candidates: At least one.
-            thresholds: What the mean gain of each must exceed.
-            examples: Those of the trial, in order.
+            entrants: Candidates, each with what its mean gain must exceed. Those after one that is ahead are not asked
+                for.
+            examples: Says which those of the trial are, in order, once there is a candidate.
 
         Raises:
             BudgetSpent: If the budget ends before it is decided.
         """
-        first = examples[: self.settings.first_look]
+        ran: list[tuple[Candidate, Threshold]] = []
         gains: list[float] = []
-        for candidate, threshold in zip(candidates, thresholds, strict=True):
-            differences = self.forward.differences(candidate, incumbent, first)
+        names: Sequence[str] = ()
+        for candidate, threshold in entrants:
+            names = names or examples()
+            differences = self.forward.differences(candidate, incumbent, names[: self.settings.first_look])
+            ran.append((candidate, threshold))
             gains.append(fmean(differences) if differences else 0.0)
             if gains[-1] > max(threshold.level, 0.0):
                 break
-        best = max(range(len(gains)), key=lambda number: gains[number] - thresholds[number].level)
-        winner, threshold = candidates[best], thresholds[best]
+        if not ran:
+            return (), None
+        best = max(range(len(gains)), key=lambda number: gains[number] - ran[number][1].level)
+        winner, threshold = ran[best]
         paid, accepted = decide(
             lambda more: self.forward.differences(winner, incumbent, more),
-            examples,
+            names,
             threshold=threshold.level,
             width=self.settings.width,
             confidence=1 - (1 - self.settings.confidence) / len(gains),  # The winner was picked among several.
             first_look=self.settings.first_look,
         )
-        pairs = ((name, self.forward.score(winner, name), self.forward.score(incumbent, name)) for name in examples)
+        pairs = ((name, self.forward.score(winner, name), self.forward.score(incumbent, name)) for name in names)
         met = tuple(name for name, *scores in pairs if None not in scores)[: len(paid)]
-        return tuple(gains), Trial(winner.id, incumbent.id, tuple(paid), len(examples), threshold, accepted, met)
+        return tuple(gains), Trial(winner.id, incumbent.id, tuple(paid), len(names), threshold, accepted, met)
 
 
 def decide(

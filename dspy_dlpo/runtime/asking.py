@@ -15,6 +15,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from dspy_dlpo.core.plain import well_formed
 from dspy_dlpo.core.records import Spending
+from dspy_dlpo.core.sentences import split
 from dspy_dlpo.runtime.budget import Budget
 from dspy_dlpo.runtime.faults import FATAL, GOES_ON, Outage, is_outside, retries_of, short, unbroken
 from dspy_dlpo.runtime.ledger import Ledger
@@ -64,10 +65,12 @@ class Asks(Protocol):
 class Asker:
     """Puts questions to one language model.
 
-    A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. So does a
-    failed call (a dropped connection, one that hangs, one that is refused for its content or its length); a resumed run
-    asks again, unless later steps built on the failure. The step goes on with what else it has. What no retry can mend,
-    such as a wrong key, is raised.
+    A reply that cannot be parsed is asked for once more, at temperature 1; then it counts as no reply. One that the
+    limit of length has cut off loses its last line, or its last sentence, which is half a thought.
+
+    A failed call (a dropped connection, one that hangs, one that is refused for its content or its length) counts as no
+    reply; a resumed run asks again, unless later steps built on the failure. The step goes on with what else it has.
+    What no retry can mend, such as a wrong key, is raised.
 
     Args:
         lm: The language model. A copy of it is asked, so that its history stays as it is.
@@ -190,6 +193,9 @@ class Asker:
                     break
                 fields = _fields(reply, question)
                 break
+        if fields and self._module is None and meter.spent.cut_off_replies:
+            last = list(fields)[-1]
+            fields = {**fields, last: without_end(fields[last])}
         return {"fields": fields}, meter.spent, failure
 
     def _config(self, question: Question, attempt: int) -> dict[str, Any]:
@@ -198,6 +204,12 @@ class Asker:
             return {}
         rollout_id = int(question.key[:8], 16) + attempt
         return {"rollout_id": rollout_id, "temperature": 1.0} if attempt else {"rollout_id": rollout_id}
+
+
+def without_end(text: str) -> str:
+    """Return a text that was cut off without its last line, or without its last sentence if it has one line only."""
+    *lines, last = text.rstrip().splitlines() or [""]
+    return "\n".join(lines) if lines else "".join(split(last)[:-1])
 
 
 def _fields(reply: Any, question: Question) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.adapters.baml_adapter import BAMLAdapter
+from dspy.adapters.two_step_adapter import TwoStepAdapter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from dspy_dlpo.core.edits import Edit, apply
 from dspy_dlpo.descent.critic import Critique
 from dspy_dlpo.descent.replies import as_lines, content, is_nothing, read_edits, read_requirements, read_rewrite
 from dspy_dlpo.descent.sources.proposer_edits import ProposeEdits
+from tests.scripted import replying, scripted_lm
 
 SENTENCES = ("Read the question. ", "Think about it. ", "Answer in one word.")
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "replies.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -95,3 +97,14 @@ def test_lists_are_read_whatever_the_adapter(adapter: Any, typed: bool) -> None:
             assert read_requirements(reply).marked == rules
         else:
             assert [edit.text for edit in read_edits(reply, SENTENCES)] == rules
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["- Name the month.\n- Don't guess the year.", '["Name the month.", "Don\'t guess the year."]'],
+    ids=["lines", "list"],
+)
+def test_lists_are_read_where_a_second_model_extracts_them(held: str) -> None:
+    adapter = TwoStepAdapter(scripted_lm(replying(requirements=held)))
+    reply = adapter.parse(Critique, "Two things are missing: the month is not named, and the year is guessed.")
+    assert read_requirements(reply["requirements"]).marked == ["Name the month.", "Don't guess the year."]

@@ -63,13 +63,15 @@ def proposed(
     step = Step(StepContext(0, 0), Candidate({"self": text}), (), 1.0)
     step.requests = {"self": asked}
     walk: Any = SimpleNamespace(tried=tried or set(), history=[])  # These sources learn from the step alone.
-    Sources(
+    asked_for = Sources(
         sources,
         Examples(None),
         lambda name, new: dspy.Signature("question -> answer").with_instructions(new).instructions,
         protection(text, *protect),
         num_candidates=num_candidates,
     ).propose(step, walk)
+    yielded = tuple(asked_for)
+    assert step.candidates == yielded
     return step
 
 

@@ -138,8 +138,9 @@ def race(
 ) -> tuple[tuple[float, ...], Trial, KnownScores]:
     scores = KnownScores({INCUMBENT: incumbent, FIRST: first, SECOND: second}, TRAINSET)
     gains, trial = Race(scores, settings(max_trial_examples=20, **given))(
-        INCUMBENT, [FIRST, SECOND], thresholds, TRAINSET
+        INCUMBENT, zip([FIRST, SECOND], thresholds, strict=True), lambda: TRAINSET
     )
+    assert trial is not None
     return gains, trial, scores
 
 
@@ -152,10 +153,19 @@ def test_race_pays_the_first_examples_and_only_the_winner_goes_on() -> None:
     assert (trial.population, trial.accepted) == (20, True)
 
 
-def test_race_ends_with_the_first_candidate_that_is_ahead() -> None:
-    gains, trial, scores = race("0" * 20, "1" * 20, "1" * 20)
+def test_race_ends_with_the_first_candidate_that_is_ahead_and_asks_for_no_other() -> None:
+    scores = KnownScores({INCUMBENT: "0" * 20, FIRST: "1" * 20, SECOND: "1" * 20}, TRAINSET)
+    entrants = iter([(FIRST, Threshold()), (SECOND, Threshold())])
+    gains, trial = Race(scores, settings(max_trial_examples=20))(INCUMBENT, entrants, lambda: TRAINSET)
+    assert trial is not None
     assert (gains, trial.candidate, trial.accepted) == ((1,), FIRST.id, True)
     assert scores.num_paid(SECOND) == 0
+    assert next(entrants) == (SECOND, Threshold())
+
+
+def test_race_without_a_candidate_has_no_trial() -> None:
+    scores = KnownScores({INCUMBENT: "0" * 20}, TRAINSET)
+    assert Race(scores, settings())(INCUMBENT, [], lambda: TRAINSET) == ((), None)
 
 
 @pytest.mark.parametrize("level", [-0.5, 0.5], ids=["let pass a loss", "must gain much"])
@@ -185,9 +195,10 @@ def test_winner_among_several_needs_more_evidence_than_a_single_candidate() -> N
     trial = Race(
         KnownScores({INCUMBENT: "0" * 20, FIRST: "0" * 20, SECOND: digits}, TRAINSET), settings(max_trial_examples=20)
     )
-    limits = [Threshold(0.25), Threshold(0.25)]
-    _, alone = trial(INCUMBENT, [SECOND], limits[:1], TRAINSET)
-    _, picked = trial(INCUMBENT, [FIRST, SECOND], limits, TRAINSET)
+    limit = Threshold(0.25)
+    _, alone = trial(INCUMBENT, [(SECOND, limit)], lambda: TRAINSET)
+    _, picked = trial(INCUMBENT, [(FIRST, limit), (SECOND, limit)], lambda: TRAINSET)
+    assert alone and picked
     assert alone.accepted and picked.accepted
     assert len(alone.differences) < len(picked.differences) < 20
 
@@ -210,7 +221,10 @@ def test_trial_names_no_example_that_was_scored_before_but_not_needed_for_the_de
     scores = KnownScores({INCUMBENT: "0" * 20, FIRST: "1" * 20}, TRAINSET)
     for candidate in (INCUMBENT, FIRST):
         scores.pay_for_scores(candidate, TRAINSET)
-    _, trial = Race(scores, settings(max_trial_examples=20))(INCUMBENT, [FIRST], [Threshold()], TRAINSET)
+    _, trial = Race(scores, settings(max_trial_examples=20))(
+        INCUMBENT, [(FIRST, Threshold())], lambda: TRAINSET
+    )
+    assert trial is not None
     assert trial.examples == tuple(TRAINSET[: len(trial.differences)])
     assert len(trial.examples) < 20
     assert trial.population == 20

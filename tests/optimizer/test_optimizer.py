@@ -144,8 +144,23 @@ def test_long_traces_are_shortened_for_critic_and_proposer(make: Any) -> None:
     assert max(sizes) < 30_000
 
 
+def useless_critic(system: str, user: str) -> str:
+    """Ask for what helps nobody, so that the proposer is asked too."""
+    extra = {"input_complaint": "NOTHING"} if "input_complaint" in system else {}
+    return fields(requirements="- The answer must be a number.", **extra)
+
+
+def test_proposer_is_not_asked_where_the_sentences_of_the_critic_are_ahead(make: Any) -> None:
+    lm = scripted_lm()
+    with dspy.context(lm=lm):
+        (record,) = make(num_steps=1).compile(dspy.Predict(Oracle), trainset=examples(40)).detailed_results.history
+    assert record.accepted
+    assert record.race[0] > 0
+    assert lm.engine.count("proposer") == lm.engine.count("rewriter") == 0
+
+
 def test_reply_that_cannot_be_parsed_is_asked_for_once_more_then_the_step_is_skipped(make: Any) -> None:
-    lm = scripted_lm(world(proposer=lambda system, user: "I would rather not."))
+    lm = scripted_lm(world(useless_critic, lambda system, user: "I would rather not."))
     with dspy.context(lm=lm, adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
         student = dspy.Predict(Oracle)
         (record,) = make(num_steps=1).compile(student, trainset=examples(40)).detailed_results.history
@@ -328,7 +343,7 @@ def test_metric_may_have_any_of_the_forms_of_dspy(lm: dspy.LM, make: Any, form: 
 
 def test_each_predictor_may_have_its_own_lm_and_critic_and_proposer_theirs(make: Any) -> None:
     note, solve = scripted_lm(two_step_program), scripted_lm(two_step_program)
-    critic, proposer = scripted_lm(), scripted_lm()
+    critic, proposer = scripted_lm(world(useless_critic)), scripted_lm()
     program = TwoSteps()
     program.note.lm, program.solve.lm = note, solve
     make(prompt_model=proposer, critic_model=critic).compile(program, trainset=examples(40))

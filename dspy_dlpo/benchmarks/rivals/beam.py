@@ -186,8 +186,7 @@ class _Search:
             for gradient in step.gradients:
                 request = replace(self._requests.plain(candidate, gradient.predictor), gradient=gradient)
                 step.requests[gradient.predictor] = request
-            self._sources.propose(step, self._walk)
-            edited = step.candidates
+            edited = list(self._sources.propose(step, self._walk))
             for each in [*edited, *self._paraphrased(edited, name)]:
                 pool.setdefault(each.id, each)
         return list(pool.values())

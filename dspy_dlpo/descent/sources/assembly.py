@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -52,8 +52,11 @@ class Sources:
         """Replies so far that could not be used."""
         return sum(ask.unparsed for ask in {source.ask for source in self._sources} if ask is not None)
 
-    def propose(self, step: Step, walk: Walk) -> None:
-        """Add to the step its candidates: different ones, none of which was tried before; there may be none.
+    def propose(self, step: Step, walk: Walk) -> Iterator[Candidate]:
+        """Yield candidates: different ones, none of which was tried before; there may be none.
+
+        A source is asked only once the candidates of those before it were taken, so one that is not needed costs
+        nothing. What was found, and what was refused, is in the step before a candidate is yielded.
 
         Args:
             step: Has the requests of the predictors that move.
@@ -63,27 +66,30 @@ class Sources:
             BudgetSpent: If the budget ends on the way.
         """
         found: dict[str, Candidate] = {}
-        refusals: list[Refusal] = []
+        refusals = list(step.refusals)
         taken: list[Proposal] = []
         tried = {*walk.tried, step.incumbent.id}
         for source in in_order(self._sources, walk.history):
             if (source.stage == 2 and found) or len(found) == self._num_candidates:
                 continue
+            own: list[Candidate] = []
             for proposal in source.propose(step, walk, taken):
                 changes = [kept for change in proposal if not (kept := self._screened(change, refusals)).is_empty]
                 if not changes or any(_sense(changes) == _sense(other) for other in taken):
                     continue
                 taken.append(changes)
                 candidate = self._candidate(step.incumbent, changes, source.name, refusals)
-                if candidate.id not in tried:
-                    found.setdefault(candidate.id, candidate)
+                if candidate.id not in tried and candidate.id not in found:
+                    found[candidate.id] = candidate
+                    own.append(candidate)
                     step.requests |= {
                         change.request.predictor: step.requests.get(change.request.predictor, change.request)
                         for change in changes
                     }
                 if len(found) == self._num_candidates:
                     break
-        step.candidates, step.refusals = tuple(found.values()), bounded([*step.refusals, *refusals])
+            step.candidates, step.refusals = tuple(found.values()), bounded(refusals)
+            yield from own
 
     def _screened(self, change: Change, refusals: list[Refusal]) -> Change:
         """Return the edits of a change that keep the rules one by one, as many as the cap allows."""
