@@ -21,7 +21,7 @@ def quickstart(
         str | None, typer.Option(help="The program's model, as DSPy names it. Default: one on this machine.")
     ] = None,
     prompt_model: Annotated[str | None, typer.Option(help="Criticises and proposes. Default: the same.")] = None,
-    max_metric_calls: Annotated[int, typer.Option(min=1, help="Most runs of the program while optimising.")] = 100,
+    max_metric_calls: Annotated[int, typer.Option(min=1, help="Most runs of the program while optimising.")] = 80,
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="Runs in flight at once. Default: 16 on this machine, else 8.")
     ] = None,
