@@ -318,7 +318,7 @@ def test_failure_that_is_the_fault_of_the_prompt_is_a_failing_example_and_not_lo
     assert len(result.history[0].minibatch) == 8
 
 
-@pytest.mark.parametrize("role", ["program", "critic", "proposer"])
+@pytest.mark.parametrize("role", ["program", "critic"])
 def test_call_that_hangs_is_abandoned_and_counted(make: Any, tmp_path: Path, role: str) -> None:
     release, hung = threading.Event(), []
 
