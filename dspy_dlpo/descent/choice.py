@@ -90,11 +90,11 @@ class Choice:
         the examples that are decide.
         """
         with suppress(BudgetSpent, *FATAL):  # An outage goes on here, perhaps.
-            self._forward.pay_for_scores(self._student, self._valset)
+            self._pay(self._student)
             self._forward.pay_for_scores(self._last, self._screen)
             if self._lead(self._last, self.best) > 0:
                 self.best = self._last
-            self._forward.pay_for_scores(self.best, self._valset)
+            self._pay(self.best)
             for challenger in self._challengers():
                 if self._stands(challenger, self._valset):
                     former, self.best = self.best, challenger
@@ -104,6 +104,18 @@ class Choice:
         if self._lead(self.best, self._student) <= 0:
             self.best = self._student
         return self._gain()
+
+    def _pay(self, candidate: Candidate) -> None:
+        """Score a candidate on the whole valset; where the budget ends before, on as much of it as can be paid."""
+        names, size = list(self._valset), len(self._valset)
+        while names:
+            try:
+                self._forward.pay_for_scores(candidate, names[:size])
+                names = names[size:]
+            except BudgetSpent:
+                if size == 1:
+                    raise
+                size //= 2
 
     def _challengers(self) -> list[Candidate]:
         """Return the candidate nearest to the best where both were scored, and the others not behind it there.

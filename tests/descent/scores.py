@@ -56,11 +56,10 @@ class KnownScores:
         return sum(each == candidate.id for each, _ in self.paid)
 
     def pay_for_scores(self, candidate: Candidate, examples: Sequence[str]) -> list[float]:
-        for name in examples:
-            if (candidate.id, name) not in self.paid:
-                if len(self.paid) == self._num_calls:
-                    raise BudgetSpent("the budget is spent")
-                self.paid.append((candidate.id, name))
+        missing = [(candidate.id, name) for name in examples if (candidate.id, name) not in self.paid]
+        if len(self.paid) + len(missing) > self._num_calls:
+            raise BudgetSpent("the budget is spent")  # As `Forward` does, before any of them is run.
+        self.paid += missing
         return self.known_scores(candidate, examples)
 
     def score(self, candidate: Candidate, example: str) -> float | None:

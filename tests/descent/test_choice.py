@@ -280,3 +280,15 @@ def test_gain_over_lost_examples_is_that_of_a_whole_valset_without_them() -> Non
         choice.begin()
         choice.enter(OLD, is_ahead=True)
     assert lost.conclude() == whole.conclude()
+
+
+@pytest.mark.parametrize("num_calls", range(16, 24))
+def test_final_choice_leaves_no_call_unused_where_it_cannot_pay_for_the_whole_valset(num_calls: int) -> None:
+    scores = known("0" * 12, "1" * 12, num_calls=num_calls)
+    choice = Choice(scores, STUDENT, settings())
+    choice.begin()
+    choice.enter(NEW, is_ahead=True)
+    gain = choice.conclude()
+    assert choice.best == NEW
+    assert len(scores.paid) == num_calls
+    assert gain.num_examples == num_calls - 12

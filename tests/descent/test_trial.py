@@ -221,9 +221,7 @@ def test_trial_names_no_example_that_was_scored_before_but_not_needed_for_the_de
     scores = KnownScores({INCUMBENT: "0" * 20, FIRST: "1" * 20}, TRAINSET)
     for candidate in (INCUMBENT, FIRST):
         scores.pay_for_scores(candidate, TRAINSET)
-    _, trial = Race(scores, settings(max_trial_examples=20))(
-        INCUMBENT, [(FIRST, Threshold())], lambda: TRAINSET
-    )
+    _, trial = Race(scores, settings(max_trial_examples=20))(INCUMBENT, [(FIRST, Threshold())], lambda: TRAINSET)
     assert trial is not None
     assert trial.examples == tuple(TRAINSET[: len(trial.differences)])
     assert len(trial.examples) < 20

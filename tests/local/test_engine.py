@@ -91,8 +91,8 @@ class Library:
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     fake, module = Library(), ModuleType("openvino_genai")
     module.ContinuousBatchingPipeline = fake.pipeline  # type: ignore[attr-defined]  # A stand-in.
-    module.SchedulerConfig = SimpleNamespace  # type: ignore[attr-defined]
-    module.StructuredOutputConfig = SimpleNamespace  # type: ignore[attr-defined]
+    module.SchedulerConfig = SimpleNamespace  # type: ignore[attr-defined]  # A stand-in.
+    module.StructuredOutputConfig = SimpleNamespace  # type: ignore[attr-defined]  # A stand-in.
 
     class InProcess(Server):
         """The worker, in this process."""

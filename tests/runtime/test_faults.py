@@ -318,15 +318,17 @@ def test_failure_that_is_the_fault_of_the_prompt_is_a_failing_example_and_not_lo
     assert len(result.history[0].minibatch) == 8
 
 
-@pytest.mark.parametrize("role", ["program", "critic"])
+@pytest.mark.parametrize("role", ["program", "critic", "proposer"])
 def test_call_that_hangs_is_abandoned_and_counted(make: Any, tmp_path: Path, role: str) -> None:
     release, hung = threading.Event(), []
+    # The proposer is asked only where the sentences of the critic are not ahead.
+    script = world(program=lambda system, user: fields(answer="never")) if role == "proposer" else world()
 
     def hanging(system: str, user: str) -> str:
         if role_of(system) == role and not hung:
             hung.append(user)
             release.wait(30)
-        return world()(system, user)
+        return script(system, user)
 
     with dspy.context(lm=scripted_lm(hanging)):
         optimizer = make(num_steps=2, timeout=0.5, log_dir=tmp_path)
