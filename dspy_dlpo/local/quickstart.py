@@ -143,7 +143,7 @@ def tune(
     lm: dspy.BaseLM,
     prompt_model: dspy.BaseLM,
     *,
-    max_metric_calls: int = 80,
+    max_metric_calls: int = 100,
     num_threads: int = 8,
     seed: int = 0,
     log_dir: str | Path | None = None,

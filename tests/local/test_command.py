@@ -17,11 +17,11 @@ def test_quickstart_hands_its_options_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert call("quickstart", "--log-dir", tmp_path, "--seed", 3).exit_code == 0
     call("quickstart", "--model", "openai/small", "--prompt-model", "openai/large", "--num-threads", 5)
     assert asked == [
-        (None, None, {"max_metric_calls": 100, "num_threads": None, "seed": 3, "log_dir": tmp_path}),
+        (None, None, {"max_metric_calls": 80, "num_threads": None, "seed": 3, "log_dir": tmp_path}),
         (
             "openai/small",
             "openai/large",
-            {"max_metric_calls": 100, "num_threads": 5, "seed": 0, "log_dir": Path("runs/quickstart")},
+            {"max_metric_calls": 80, "num_threads": 5, "seed": 0, "log_dir": Path("runs/quickstart")},
         ),
     ]
 

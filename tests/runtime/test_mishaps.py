@@ -28,7 +28,7 @@ from dspy.lm15 import (
 
 from dspy_dlpo.benchmarks.simulation.scripted import SimulatedEngine
 from dspy_dlpo.runtime.metric import Metric, MetricError, snapped
-from tests.scripted import CountingMetric, Oracle, examples, metric, role_of, scripted_lm, world
+from tests.scripted import CountingMetric, Oracle, examples, fields, metric, role_of, scripted_lm, world
 
 # Scores that miss a bound by rounding.
 
@@ -270,11 +270,13 @@ FAILURES = {
 
 
 def failing_role(role: str, error: Exception, when: Callable[[int], bool]) -> Callable[[str, str], str]:
-    number = count()
+    number, criticised = count(), count()
 
     def answer(system: str, user: str) -> str:
         if role_of(system) == role and when(next(number)):
             raise error
+        if role_of(system) == "critic" and role == "proposer" and next(criticised) < 8:
+            return fields(requirements="- The answer must be a number.")  # It does not help, so the proposer is asked.
         return world()(system, user)
 
     return answer
