@@ -110,3 +110,16 @@ def windows(weights: Sequence[int], least: int) -> list[tuple[int, int]]:
         found.append((start, end))
         total -= dropped
     return found
+
+
+def shares_run(text: str, other: str, least: int) -> bool:
+    """Whether a run of tokens of a text that weighs at least so much, or all of them, stands in another text.
+
+    >>> shares_run("Never say what the cat said to the dog.", "What the cat said is unknown.", 4 * WORD)
+    True
+    >>> shares_run("Say what the cat said.", "The cat is unknown.", 4 * WORD)
+    False
+    """
+    found, line = tokens(text), f" {' '.join(tokens(other))} "
+    spans = windows([weight(token) for token in found], least) or [(0, len(found))]
+    return any(f" {' '.join(found[slice(*span)])} " in line for span in spans)

@@ -120,6 +120,10 @@ class Backward:
             parts.append(f"The result scored {rollout.score:g}; the best possible score is {self.top_score:g}.")
         return "\n".join([*(part for part in parts if part), *self._labels(rollout)])
 
+    def first_complaints(self, rollout: Rollout) -> Mapping[str, Sequence[str]]:
+        """Return what the metric says of a rollout, by the predictors to which that goes first."""
+        return _Walk.of(rollout, rollout.feedback, self.chain).complaints
+
     def _labels(self, rollout: Rollout) -> list[str]:
         labels = self.data[rollout.example].labels().items() if self.show_gold else ()
         return [f"Expected {name}: {in_prompt(value)}" for name, value in labels]

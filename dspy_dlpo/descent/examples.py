@@ -92,6 +92,25 @@ class Examples:
             for start in range(len(found) - size + 1)
         )
 
+    def gives_away(self, text: str, names: Iterable[str]) -> bool:
+        """Whether a text has the answer of one of these examples, letter by letter, and that of no other train example.
+
+        "The right answer is 'Yes'." is what was learnt of one example; "The answer is Yes or No." is about all.
+        """
+        own = {answer for name in names for answer in self._answers_to(name)}
+        named = {answer for answer in own if _names(text, answer)}
+        return len(named) == 1 and not any(_names(text, answer) for answer in self._all_answers - named)
+
+    def _answers_to(self, name: str) -> Iterator[str]:
+        """Yield the answers of an example as they are written."""
+        for field, value in self._data[name].labels().items() if self._data else ():
+            if field in self._outputs and (answer := as_text(value).strip()):
+                yield answer
+
+    @cached_property
+    def _all_answers(self) -> set[str]:
+        return {answer for name in (self._data.trainset if self._data else ()) for answer in self._answers_to(name)}
+
     @cached_property
     def _inputs(self) -> list[str]:
         return list(
@@ -136,6 +155,11 @@ class Examples:
             text = self._inputs[index] if index < len(self._inputs) else ""
             self._sentences[index] = {_line(part) for part in _sentences(text)}
         return self._sentences[index]
+
+
+def _names(text: str, answer: str) -> bool:
+    """Whether a text has an answer as a word or words of its own."""
+    return answer in text and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) is not None
 
 
 def _line(found: Sequence[str]) -> str:

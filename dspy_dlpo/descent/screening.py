@@ -102,13 +102,15 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
     """Return the edits that keep the rules one by one, and the others with the rule that each broke.
 
     A text of several sentences stays one edit, and counts as that many. Where they are more than the request allows,
-    each sentence of a paragraph becomes an edit of its own; a text of several lines is refused.
+    each sentence of a paragraph becomes an edit of its own; a text of several lines is refused. What gives away the
+    answer of an example behind it, or is of a critic that did not keep to the form, must help on the trial.
     """
     kept: list[Edit] = []
     refusals: list[Refusal] = []
     taken: set[int] = set()
     said = {normalised(sentence) for sentence in request.sentences}
     loose = {normalised(point.text) for point in request.gradient.points if point.is_loose}
+    behind = {example for point in request.gradient.points for example in point.examples}
     for edit in edits:
         for single in _fitting(edit, request):
             units = [unit.strip() for unit in split(single.text)] if len(single.text) <= _LONGEST else []
@@ -117,7 +119,8 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
             if rule:
                 refusals.append(refused(rule, single, request))
                 continue
-            single = replace(single, must_help=single.must_help or not loose.isdisjoint(map(normalised, units)))
+            in_doubt = not loose.isdisjoint(map(normalised, units)) or examples.gives_away(single.text, behind)
+            single = replace(single, must_help=single.must_help or in_doubt)
             kept.append(single)
             said.update(map(normalised, units))
             if single.op != "add":

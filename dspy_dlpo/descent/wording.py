@@ -74,6 +74,11 @@ def fenced(text: str) -> str:
     return "<data>\n" + "\\".join(pieces) + "\n</data>"
 
 
+def has_marks(text: str) -> bool:
+    """Whether a text has what `fenced` defuses: an end of the fence, or the begin of a field or of a turn."""
+    return _MARKERS.search(_folded(text)[0]) is not None
+
+
 def _folded(text: str) -> tuple[str, list[int]]:
     """Return a text as a reader may take it, and where in the text each of its characters ends."""
     seen = [(each, end) for end, char in enumerate(text, 1) for each in _plain(char)]

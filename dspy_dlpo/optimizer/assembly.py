@@ -27,6 +27,7 @@ from dspy_dlpo.descent.sources.half_step import HalfStep
 from dspy_dlpo.descent.sources.proposer_edits import ProposerEdits
 from dspy_dlpo.descent.sources.pruning import Pruning
 from dspy_dlpo.descent.sources.rewrite import Rewrite
+from dspy_dlpo.descent.sources.shared_feedback import SharedFeedback
 from dspy_dlpo.descent.stopping import Stopping
 from dspy_dlpo.descent.trial import Race
 from dspy_dlpo.optimizer.arguments import failure_score_of, form_of
@@ -146,6 +147,7 @@ class Run:
         protection = Protection(given.protect, self.student.protocols(), instructions)
         requests = Requests(protection, policies, settings.max_passing)
         sources: list[Source] = [
+            SharedFeedback(requests, backward.first_complaints),
             CriticSentences(),
             ProposerEdits(proposer, always_passing=given.proposer is not None, max_chars=room),
             HalfStep(),

@@ -305,7 +305,7 @@ def test_result_is_never_worse_than_the_student_on_the_valset(make: Any) -> None
     lm = scripted_lm(world(critic=lambda system, user: fields(requirements="Always be brief and rude to everybody.")))
     with dspy.context(lm=lm):
         student = dspy.Predict(Oracle.with_instructions("Answer.\n" + "\n".join(sorted(SOLVED)[:3])))
-        optimized = make(num_steps=6).compile(student, trainset=examples(40))
+        optimized = make(num_steps=6, sources=["CriticSentences"]).compile(student, trainset=examples(40))
     assert optimized.signature.instructions == student.signature.instructions
 
 
@@ -541,7 +541,7 @@ def test_rule_that_one_example_needs_is_never_pruned(lm: dspy.LM, make: Any) -> 
         ({"score_range": (1, 0)}, ValueError, "`score_range` must be"),
         ({"score_range": 5}, ValueError, "`score_range` must be"),
         ({"score_range": (0, math.inf)}, ValueError, "`score_range` must be"),
-        ({"sources": ["Typo"]}, ValueError, "`sources` must be among CriticSentences, .* but got 'Typo'"),
+        ({"sources": ["Typo"]}, ValueError, "`sources` must be among SharedFeedback, .* but got 'Typo'"),
         ({"critic_chunk_size": 0}, ValueError, "`critic_chunk_size` must be an integer of at least 1"),
         ({"timeout": "5"}, ValueError, "`timeout` must be seconds above 0"),
         ({"max_lost_share": None}, ValueError, r"`max_lost_share` must be in \(0, 1]"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -73,8 +73,7 @@ class Sources:
             if (source.stage == 2 and found) or len(found) == self._num_candidates:
                 continue
             own: list[Candidate] = []
-            for proposal in source.propose(step, walk, taken):
-                changes = [kept for change in proposal if not (kept := self._screened(change, refusals)).is_empty]
+            for changes in self._screened(source.propose(step, walk, taken), refusals):
                 if not changes or any(_sense(changes) == _sense(other) for other in taken):
                     continue
                 taken.append(changes)
@@ -91,11 +90,19 @@ class Sources:
             step.candidates, step.refusals = tuple(found.values()), bounded(refusals)
             yield from own
 
-    def _screened(self, change: Change, refusals: list[Refusal]) -> Change:
-        """Return the edits of a change that keep the rules one by one, as many as the cap allows."""
-        kept, refused = screen(change.edits, change.request, self._examples)
-        refusals += refused
-        return replace(change, edits=tuple(up_to(kept, change.request.max_edits)))
+    def _screened(self, proposals: Iterable[Proposal], refusals: list[Refusal]) -> Iterator[Proposal]:
+        """Yield what keeps the rules one by one; where some edits must help and others need not, first those others."""
+        for proposal in proposals:
+            changes = []
+            for change in proposal:
+                kept, refused = screen(change.edits, change.request, self._examples)
+                refusals += refused
+                changes.append(replace(change, edits=tuple(kept)))
+            doubted = [edit for change in changes for edit in change.edits if edit.must_help]
+            if doubted and len(doubted) < sum(len(change.edits) for change in changes):
+                safe = [tuple(edit for edit in change.edits if not edit.must_help) for change in changes]
+                yield _cut(replace(change, edits=edits) for change, edits in zip(changes, safe, strict=True))
+            yield _cut(changes)
 
     def _candidate(self, incumbent: Candidate, changes: Proposal, source: str, refusals: list[Refusal]) -> Candidate:
         """Return the incumbent with those edits that keep the limits together, and with the proposed demos."""
@@ -115,6 +122,12 @@ class Sources:
         """Return an instruction as DSPy reads it back, and its sentences."""
         text = self._read_back(predictor, text) if text.strip() else ""  # DSPy would put in a text of its own.
         return text, self._protection.split(predictor, text)[0]
+
+
+def _cut(changes: Iterable[Change]) -> Proposal:
+    """Return the changes with as many edits as the cap allows, without those that are empty."""
+    fitting = (replace(each, edits=tuple(up_to(each.edits, each.request.max_edits))) for each in changes)
+    return [change for change in fitting if not change.is_empty]
 
 
 def _sense(changes: Proposal) -> frozenset[tuple[str | int, ...]]:
