@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,8 +76,9 @@ class Loop:
             walk.choice.begin()
             walk.num_metric_calls = self.budget.spent.metric_calls
             while not walk.stopped:
-                self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
+                self.reserve(walk, 2 * self.settings.first_look if self.has_unproven(walk) else 0)
                 self.listener.on_step_end(self.step(walk))
+            self.trim(walk)
         except (BudgetSpent, *FATAL) as limit:
             walk.stopped = early_end(walk, limit)
         self.budget.reserve = 0
@@ -84,10 +86,35 @@ class Loop:
         walk.gain = walk.choice.conclude()
         return walk
 
-    def step(self, walk: Walk) -> StepRecord:
+    def trim(self, walk: Walk) -> None:
+        """Leave out what was never shown to help, in steps of its own, if that is no worse and the limits allow it."""
+        self.reserve(walk)
+        with suppress(BudgetSpent):
+            while self.has_unproven(walk) and len(walk.history) != self.settings.num_steps:
+                self.budget.check(self.settings.first_look * self.settings.num_repeats)
+                record = self.step(walk, is_last=True)
+                self.listener.on_step_end(record)
+                if not record.accepted:
+                    break
+
+    def reserve(self, walk: Walk, more: int = 0) -> None:
+        """Keep back the rollouts of the final choice, and so many more."""
+        self.budget.reserve = (walk.choice.unpaid + more) * self.settings.num_repeats
+
+    def has_unproven(self, walk: Walk) -> bool:
+        """Whether the incumbent holds what a last step would leave out."""
+        plain, ctx = partial(self.requests.plain, walk.incumbent), self.context(walk, is_last=True)
+        return any(self.policies.propose(plain(name), walk.state, ctx) for name in walk.incumbent.instructions)
+
+    def context(self, walk: Walk, *, is_last: bool) -> StepContext:
+        """Return what the policies know about the next step."""
+        return StepContext(len(walk.history), self.settings.seed, self.settings.width, is_last)
+
+    def step(self, walk: Walk, *, is_last: bool = False) -> StepRecord:
         """Take one step of SGD, with words for numbers. If the budget ends on the way, what is paid stands."""
-        say, ctx = self.listener.on_phase, StepContext(len(walk.history), self.settings.seed, self.settings.width)
-        step = Step(ctx, walk.incumbent, self.minibatch(walk), self.settings.score_range[1])
+        say, ctx = self.listener.on_phase, self.context(walk, is_last=is_last)
+        minibatch = [] if is_last else self.minibatch(walk)
+        step = Step(ctx, walk.incumbent, minibatch, self.settings.score_range[1])
         walk.position += len(step.minibatch)
         say("running the minibatch")
         rollouts = self.forward([(step.incumbent, example) for example in step.minibatch])  # Forward, and the loss.
@@ -102,7 +129,7 @@ class Loop:
             entrants, fresh = self.entrants(step, walk), partial(self.fresh, step, walk)  # Update.
             step.race, step.trial = self.race(step.incumbent, entrants, fresh)  # Trial.
             if step.trial and step.trial.accepted:  # Accept or refuse.
-                walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0)
+                walk.accept(step.trial.candidate, is_ahead=step.trial.gain > 0 or is_last)
         except Outage:
             raise  # Without a record: a resumed run takes the step again.
         except BudgetSpent as limit:
@@ -119,7 +146,7 @@ class Loop:
             spent=self.budget.spent,
         )
         walk.close(record, self.policies.learn(record, walk.state))
-        walk.stopped = self.stopping.reason(walk, step)
+        walk.stopped = walk.stopped or self.stopping.reason(walk, step)
         self.ledger.add_step(record, walk.state)
         return record
 

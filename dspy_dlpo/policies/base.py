@@ -24,11 +24,13 @@ class StepContext:
         step: The run's step index, from 0.
         seed: The run's seed.
         width: Width of the metric's score range.
+        is_last: Whether it is one of the last steps, which ask no model and only leave out what never helped.
     """
 
     step: int
     seed: int
     width: float = 1.0
+    is_last: bool = False
 
     def rng(self, policy: str, predictor: str = "") -> random.Random:
         """Return a random generator for one policy at this step, seeded by a hash of seed, policy, step and predictor.

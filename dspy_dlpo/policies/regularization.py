@@ -21,8 +21,9 @@ class TextualRegularization(Policy):
     The price is part of the objective: a candidate must gain `price` for each token that it adds to an instruction or
     as a demo, and may lose as much for each it removes. Where a step brings no candidate, sentences that the run has
     added are left out and tried like any other candidate: first all those together that came with no gain and of which
-    none was shown since to be needed, then one after another. If the score does not drop, they are removed. The
-    student's own sentences stay.
+    none was shown since to be needed, then one after another. If the score does not drop, they are removed. Where
+    there are such sentences at the end of a run, and a limit other than `num_steps` ended it, last steps leave them
+    out, as many together as the other policies allow. The student's own sentences stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence
@@ -89,7 +90,7 @@ class TextualRegularization(Policy):
         return Threshold(self.price * ctx.width * added + tie, {"price": self.price, "added_tokens": added})
 
     def propose(self, request: UpdateRequest, state: State, ctx: StepContext) -> Sequence[tuple[Edit, ...]]:
-        """Propose to remove what came with no gain, and then one added sentence at a time.
+        """Propose to remove what came with no gain, and then, but for the last step, one added sentence at a time.
 
         What was found to be needed since the last other change stays.
         """
@@ -102,6 +103,8 @@ class TextualRegularization(Policy):
         }
         alone = [index for index, key in keys.items() if key in state["added"] and key not in state["needed"]]
         group = [index for index in alone if keys[index] in state["unproven"]]
+        if ctx.is_last:
+            return (tuple(Edit("delete", index, reason=_PRUNED) for index in group),) if group else ()
         places = [*([group] if len(group) > 1 else []), *([index] for index in alone)]
         return tuple(tuple(Edit("delete", index, reason=_PRUNED) for index in each) for each in places)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,3 +123,31 @@ def test_policies_learn_from_every_step_and_see_it_in_the_next(make: Any) -> Non
     }
     assert len(counted) > 1
     assert all(step == steps for step, steps in counted.items())
+
+
+def kind(make: Any, **arguments: Any) -> Any:
+    """Run a task that no instruction helps, with a critic that thinks of another kindness every time."""
+    count = itertools.count()
+    script = world(critic=lambda system, user: fields(requirements=f"- Be kind in way number {next(count)}."))
+    with dspy.context(lm=scripted_lm(script)):
+        optimizer = make(
+            metric=lambda example, pred, trace=None: 0.5, sources=["CriticSentences", "Pruning"], **arguments
+        )
+        return optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(5, 90)).detailed_results
+
+
+def test_run_that_the_budget_ends_leaves_out_what_was_never_shown_to_help_in_last_steps(make: Any) -> None:
+    result = kind(make, max_metric_calls=80)
+    last = [record for record in result.history if not record.minibatch]
+    assert 0 < len(last) < len(result.history)
+    assert all(record.accepted for record in result.history)
+    assert {each.source for record in last for each in record.candidates} == {"Pruning"}
+    assert result.best.instructions == result.run.student.instructions
+    assert result.stopped.startswith("max_metric_calls")
+    assert result.spent.metric_calls <= 80
+
+
+def test_run_of_a_number_of_steps_takes_none_more(make: Any) -> None:
+    result = kind(make, num_steps=3)
+    assert any(record.accepted for record in result.history)
+    assert len(result.history) == 3

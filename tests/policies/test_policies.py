@@ -400,6 +400,8 @@ def test_what_came_with_no_gain_is_left_out_together_before_it_is_left_out_alone
     assert groups_left_out(policy, request, state) == [[1, 3], [1], [2], [3]]
     assert groups_left_out(policy, replace(request, frozen=frozenset({1})), state) == [[2], [3]]
     assert groups_left_out(policy, replace(request, sentences=("One. ", "Be kind.")), state) == [[1]]
+    last = policy.propose(request, state, StepContext(9, 0, is_last=True))
+    assert [[edit.at for edit in edits] for edits in last] == [[1, 3]]
     assert json.loads(json.dumps(state)) == state
 
 

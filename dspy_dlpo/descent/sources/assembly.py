@@ -70,7 +70,8 @@ class Sources:
         taken: list[Proposal] = []
         tried = {*walk.tried, step.incumbent.id}
         for source in in_order(self._sources, walk.history):
-            if (source.stage == 2 and found) or len(found) == self._num_candidates:
+            is_out = source.stage < 2 if step.ctx.is_last else source.stage == 2 and found
+            if is_out or len(found) == self._num_candidates:
                 continue
             own: list[Candidate] = []
             for changes in self._screened(source.propose(step, walk, taken), refusals):

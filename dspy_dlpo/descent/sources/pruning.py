@@ -27,7 +27,7 @@ class Pruning(Source):
 
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose what each policy proposes for each predictor."""
-        if not step.rollouts:
+        if not step.rollouts and not step.ctx.is_last:  # All were lost.
             return
         for name in step.incumbent.instructions:
             request = self._requests(step, TextualGradient(name, ()), walk)
