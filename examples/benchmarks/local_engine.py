@@ -97,6 +97,10 @@ class Worker:
         name: `openvino` or `llama`.
         python: The interpreter that has it.
         path: The GGUF file.
+
+    Attributes:
+        load_seconds: How long it took to load the model.
+        memory: Most bytes in memory after a job.
     """
 
     def __init__(self, name: str, python: str, path: Path) -> None:
@@ -104,14 +108,19 @@ class Worker:
         command = [python, str(Path(__file__)), "--worker", name, "--file", str(path)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.load_seconds = float(self._read()["load_seconds"])
+        self.memory = used(self._process.pid)[1]
 
     def ask(self, prompts: Sequence[Messages], max_tokens: int, in_flight: int) -> dict[str, Any]:
-        """Return `texts`, `seconds`, `cpu_seconds` and `peak_bytes`, the latter since the start."""
+        """Return `texts`, `seconds` and `cpu_seconds`."""
         job = {"prompts": list(prompts), "max_tokens": max_tokens, "in_flight": in_flight}
         assert self._process.stdin is not None
+        before, _ = used(self._process.pid)
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        done = self._read()
+        after, memory = used(self._process.pid)
+        self.memory = max(self.memory, memory)
+        return {**done, "cpu_seconds": after - before}
 
     def close(self) -> None:
         """End the process."""
@@ -127,22 +136,23 @@ class Worker:
         return dict(json.loads(line))
 
 
+def used(pid: int) -> tuple[float, int]:
+    """Return the seconds of processor that a process and those it started have used, and their bytes of memory."""
+    import psutil  # The Python of the other engine need not have it.
+
+    own = psutil.Process(pid)
+    found = [(each.cpu_times(), each.memory_info().rss) for each in (own, *own.children(recursive=True))]
+    return sum(times.user + times.system for times, _ in found), sum(rss for _, rss in found)
+
+
 def serve(answer: Callable[[Messages, int], str], jobs: IO[str], results: IO[str]) -> None:
     """Answer jobs, one a line, until there are no more."""
-    import resource  # Of Unix.
-
     for line in jobs:
         job = json.loads(line)
-        begun, used = time.perf_counter(), time.process_time()
+        begun = time.perf_counter()
         with ThreadPoolExecutor(job["in_flight"]) as pool:
             texts = list(pool.map(answer, job["prompts"], repeat(job["max_tokens"])))
-        done = {
-            "texts": texts,
-            "seconds": time.perf_counter() - begun,
-            "cpu_seconds": time.process_time() - used,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-        results.write(json.dumps(done) + "\n")
+        results.write(json.dumps({"texts": texts, "seconds": time.perf_counter() - begun}) + "\n")
         results.flush()
 
 
@@ -245,8 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         answers[row.engine, row.kind, row.in_flight] = texts
     print("\n".join(["", *agreement(answers), ""]))
     for worker in workers:
-        peak = worker.ask([], 1, 1)["peak_bytes"]
-        print(f"{worker.name:9} load {worker.load_seconds:.1f} s, peak memory {peak / 2**30:.1f} GiB")
+        print(f"{worker.name:9} load {worker.load_seconds:.1f} s, memory {worker.memory / 2**30:.1f} GiB")
         worker.close()
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ class Oracle:
         texts = [self.answers[messages[-1]["content"]] for messages in prompts]
         if in_flight > 1:
             texts[0] = "none"
-        return {"texts": texts, "seconds": 30.0, "cpu_seconds": 12.0, "peak_bytes": 2**30}
+        return {"texts": texts, "seconds": 30.0, "cpu_seconds": 12.0}
 
 
 def test_right_answers_of_each_kind_are_counted_and_wrong_ones_are_not() -> None:
@@ -70,4 +72,16 @@ def test_worker_answers_every_prompt_of_every_job_in_order(in_flight: int) -> No
     )
     done = [json.loads(line) for line in results.getvalue().splitlines()]
     assert [each["texts"] for each in done] == [[f"{n}:7" for n in range(5)]] * 2
-    assert all(each["seconds"] > 0 and each["peak_bytes"] > 2**20 for each in done)
+    assert all(each["seconds"] > 0 for each in done)
+
+
+def test_memory_and_seconds_of_processor_count_the_processes_that_an_engine_started() -> None:
+    child = "x = bytearray(2**26); sum(range(3_000_000)); print(1, flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds, memory = bench.used(process.pid)
+        process.communicate(b"\n")
+    assert seconds > 0.01
+    assert memory > 2**26
