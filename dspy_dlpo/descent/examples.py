@@ -158,8 +158,11 @@ class Examples:
 
 
 def _names(text: str, answer: str) -> bool:
-    """Whether a text has an answer as a word or words of its own."""
-    return answer in text and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) is not None
+    """Whether a text has an answer as a word or words of its own; in scripts without spaces, anywhere."""
+    begin, end = (
+        "" if weight(char) < WORD else edge for char, edge in ((answer[0], r"(?<!\w)"), (answer[-1], r"(?!\w)"))
+    )
+    return answer in text and re.search(f"{begin}{re.escape(answer)}{end}", text) is not None
 
 
 def _line(found: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import dspy
 import pytest
 
 from dspy_dlpo.core.edits import Edit
-from dspy_dlpo.core.records import Refusal, TextualGradient, UpdateRequest
+from dspy_dlpo.core.records import Point, Refusal, TextualGradient, UpdateRequest
 from dspy_dlpo.descent.examples import Examples
 from dspy_dlpo.descent.screening import RULES, bounded, screen, size, up_to
 from dspy_dlpo.runtime.data import prepare
@@ -69,6 +70,37 @@ def test_corpora_are_large_and_in_eight_languages_at_least() -> None:
         corpus = rows(name)
         assert len({row["text"] for row in corpus}) == len(corpus) >= 60
         assert len({row["language"] for row in corpus}) >= 8
+
+
+@pytest.mark.parametrize(
+    "text, gives_away",
+    [
+        ("The right answer is 'Yes'.", True),
+        ("Answer Yes where the letter is signed.", True),
+        ("The answer must be Yes or No, and nothing else.", False),
+        ("The right answer is (B).", False),  # That of another example.
+        ("Die richtige Antwort ist „Yes“.", True),
+        ("Yesterday's letters go first.", False),
+        ("正确答案是「是」。", True),
+        ("答案必须是「是」或「否」。", False),
+        ("答案是否", False),
+        ("ответ Да", True),
+        ("ответ: Дата", False),
+    ],
+)
+def test_text_with_the_answer_of_an_example_behind_it_and_no_other_answer_must_help(
+    text: str, gives_away: bool
+) -> None:
+    labels = ["Yes", "No", "(B)", "是", "否", "Да", "Нет"] * 2
+    trainset = [
+        dspy.Example(letter=f"Letter {number}.", answer=label).with_inputs("letter")
+        for number, label in enumerate(labels)
+    ]
+    behind = tuple(f"train:{number}" for number, label in enumerate(labels) if label in ("Yes", "是", "Да"))
+    request = replace(REQUEST, gradient=TextualGradient("self", (Point("Be kind.", behind),)))
+    kept, refused = screen([Edit("add", 0, text)], request, examples(trainset))
+    assert refused == []
+    assert [edit.must_help for edit in kept] == [gives_away]
 
 
 def test_classes_of_the_signature_and_names_in_the_instruction_are_no_answers() -> None:

@@ -110,6 +110,20 @@ def test_sentences_of_a_critic_that_did_not_keep_to_the_form_must_help() -> None
         assert [edit.must_help for edit in candidate.edits["self"]] == [True]
 
 
+def test_edits_that_must_help_are_tried_behind_a_candidate_without_them() -> None:
+    asked = request(max_edits=2)
+    edits = tuple(Edit("add", 2, text, must_help=text == "Say Yes.") for text in ("Be brief.", "Say Yes.", "Be kind."))
+    changes = [Change(asked, edits)]
+
+    class Mixed(Source):
+        def propose(self, step: Step, walk: Any, so_far: Sequence[Proposal]) -> list[Proposal]:
+            return [changes]
+
+    without, whole = proposed([Mixed()], asked, 3).candidates
+    assert [edit.text for edit in without.edits["self"]] == ["Be brief.", "Be kind."]
+    assert [edit.text for edit in whole.edits["self"]] == ["Be brief.", "Say Yes."]
+
+
 def test_added_text_of_three_sentences_counts_as_three_edits() -> None:
     proposals = propose('ADD "Be brief now. Be kind always. Be right, please."', request(max_edits=2), 1)
     (candidate,) = proposals.candidates
