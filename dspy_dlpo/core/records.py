@@ -113,6 +113,8 @@ class Rollout:
         predictor_feedback: The metric's words on single predictors, by path, where they differ from `feedback`.
         strangers: What to call the predictors that ran and are none of the program's.
         unsent: Predictors that ran though their instruction stood in no prompt.
+        right_calls: Of several runs on the example of which this is the worst, the calls of one that reached the top
+            score; empty if none did.
     """
 
     candidate: str
@@ -129,6 +131,7 @@ class Rollout:
     predictor_feedback: Mapping[str, str] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()
     unsent: tuple[str, ...] = ()
+    right_calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Tuning:
         failure_score: Score of an example on which the program or the metric raises. Default: the lowest score.
         num_repeats: Runs of a candidate on each example, each a metric call; their mean is its score there. More than 1
             is for programs whose answers vary (a temperature above 0): it measures each example better for the price of
-            fewer examples.
+            fewer examples, and where one run fails and another is right, the critic sees both.
         max_lost_share: Share of the latest rollouts (up to 50) that may be lost, to failing LMs or to `timeout`, before
             the run stops with an error. A lost rollout costs its example, not the comparison it was for.
         show_gold: Whether the critic sees the labels of failing examples. Text of labels can then end up in prompts.

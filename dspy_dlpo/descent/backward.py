@@ -30,7 +30,8 @@ _MAX_PASSING = 3
 class Backward:
     """Carries the complaint about each failing rollout back through its calls.
 
-    The critic sees what the predictor was told, what it got, what it gave, and the complaint from downstream; it says
+    The critic sees what the predictor was told, what it got, what it gave (where an example was run several times, also
+    what it gave when that was right), and the complaint from downstream; it says
     what the instruction lacks, and what should have been different in each input that another predictor made. The
     latter is the complaint for that predictor. A predictor that receives no complaint gets no gradient. The
     complaint passes unchanged through predictors that are frozen or made on the fly.
@@ -142,8 +143,11 @@ class Backward:
             yield chunk
 
     def _case(self, walk: _Walk, predictor: str) -> tuple[str, str]:
-        """Return the calls of a predictor in a rollout, and the complaint about them."""
+        """Return the calls of a predictor in a rollout, beside those of a run that went right, and the complaint."""
         calls = "\n\n".join(map(call_text, walk.calls[predictor]))
+        right = [call_text(call) for call in walk.rollout.right_calls if call.predictor == predictor]
+        if right:
+            calls = "\n\n".join([calls, "In another run on the same example all went right:", *right])
         complaint = "\n".join(dict.fromkeys(walk.complaints[predictor]))
         return shorten(calls, self.max_chars), shorten(complaint, self.max_chars)
 

@@ -119,7 +119,7 @@ class Forward:
     def __call__(self, pairs: Iterable[tuple[Candidate, str]]) -> list[Rollout]:
         """Return the rollout of each pair of a candidate and an example's name, paying for those not yet paid.
 
-        Of several repeats it has the mean score, and the words and calls of the worst.
+        Of several repeats it has the mean score, the words and calls of the worst, and the calls of one that was right.
 
         Raises:
             BudgetSpent: If the budget cannot pay for all of them: then none is run; or if it ends on the way.
@@ -225,5 +225,7 @@ class Forward:
     def _merged(self, repeats: Sequence[Rollout]) -> Rollout:
         kept = [rollout for rollout in repeats if not rollout.lost] or repeats
         worst = min(kept, key=lambda rollout: rollout.score)
+        right = next((each.calls for each in kept if each.score >= self._top_score > worst.score), ())
         spent = reduce(add, (rollout.spent for rollout in repeats))
-        return replace(worst, score=snapped(fmean(each.score for each in kept), self._score_range), spent=spent)
+        score = snapped(fmean(each.score for each in kept), self._score_range)
+        return replace(worst, score=score, spent=spent, right_calls=right)

@@ -450,6 +450,23 @@ def test_repeats_are_asked_anew_averaged_kept_and_counted(make: Any, tmp_path: P
     assert rows == [(repeat, counting.calls // 3) for repeat in range(3)]
 
 
+@pytest.mark.parametrize("num_repeats", [1, 2])
+def test_critic_sees_a_run_that_went_right_beside_the_one_that_failed_on_the_same_example(
+    make: Any, num_repeats: int
+) -> None:
+    answers = cycle(["11", "no"])
+    lm = scripted_lm(world(program=lambda system, user: fields(answer=next(answers))), temperature=1.0)
+    trainset = [each for each in examples(200) if each.answer == "11"][:30]
+    with dspy.context(lm=lm):
+        make(num_repeats=num_repeats, num_steps=1, num_threads=1).compile(dspy.Predict(Oracle), trainset=trainset)
+    asked = [user for system, user in lm.engine.log if role_of(system) == "critic"]
+    assert asked
+    for user in asked:
+        failed, _, right = user.partition("In another run on the same example all went right:")
+        assert "answer: no" in failed
+        assert ("answer: 11" in right) is (num_repeats == 2)
+
+
 def test_repeats_at_temperature_zero_are_refused(make: Any) -> None:
     with (
         dspy.context(lm=scripted_lm(temperature=0)),
