@@ -19,16 +19,18 @@ class Race:
     """Lets candidates race, and decides whether the winner is accepted.
 
     The candidates run on the first examples one after another, until one of them is ahead of the incumbent and of its
-    threshold. The one that is furthest above its threshold then meets the incumbent on as many of the examples as the
-    decision needs.
+    threshold. One that asked no model for anything does not end the race: what the models propose runs beside it. The
+    one that is furthest above its threshold then meets the incumbent on as many of the examples as the decision needs.
 
     Args:
         forward: Runs candidates on examples.
         settings: The numbers.
+        beside: Names of the sources whose candidates do not end the race.
     """
 
     forward: Scores
     settings: Settings
+    beside: frozenset[str] = frozenset()
 
     def __call__(
         self,
@@ -40,8 +42,8 @@ class Race:
 
         Args:
             incumbent: What the candidates must beat.
-            entrants: Candidates, each with what its mean gain must exceed. Those after one that is ahead are not asked
-                for.
+            entrants: Candidates, each with what its mean gain must exceed. Those after one that ends the race are not
+                asked for.
             examples: Says which those of the trial are, in order, once there is a candidate.
 
         Raises:
@@ -55,7 +57,7 @@ class Race:
             differences = self.forward.differences(candidate, incumbent, names[: self.settings.first_look])
             ran.append((candidate, threshold))
             gains.append(fmean(differences) if differences else 0.0)
-            if gains[-1] > max(threshold.level, 0.0):
+            if gains[-1] > max(threshold.level, 0.0) and candidate.source not in self.beside:
                 break
         if not ran:
             return (), None

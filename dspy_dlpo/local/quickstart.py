@@ -64,11 +64,11 @@ def review(example: dspy.Example, prediction: dspy.Prediction, trace: object = N
 
 
 def load_orders() -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
-    """Return train, validation and test examples: 94, 20 and 30."""
+    """Return train, validation and test examples: 102, 12 and 30."""
     lines = files("dspy_dlpo.local").joinpath("orders.jsonl").read_text(encoding="utf-8").splitlines()
     orders = [dspy.Example(**json.loads(line)).with_inputs("message") for line in lines]
     random.Random(0).shuffle(orders)
-    return orders[:94], orders[94:114], orders[114:]
+    return orders[:102], orders[102:114], orders[114:]
 
 
 def quickstart(

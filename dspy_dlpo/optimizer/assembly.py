@@ -172,7 +172,7 @@ class Run:
                 protection,
                 num_candidates=settings.num_candidates,
             ),
-            race=Race(forward, settings),
+            race=Race(forward, settings, frozenset({SharedFeedback.__name__})),
             policies=policies,
             sampler=sampler,
             stopping=Stopping(settings, budget, forward, sampler),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -161,6 +162,16 @@ def test_race_ends_with_the_first_candidate_that_is_ahead_and_asks_for_no_other(
     assert (gains, trial.candidate, trial.accepted) == ((1,), FIRST.id, True)
     assert scores.num_paid(SECOND) == 0
     assert next(entrants) == (SECOND, Threshold())
+
+
+def test_candidate_of_a_source_that_asks_no_model_does_not_end_the_race() -> None:
+    free = replace(FIRST, source="Free")
+    scores = KnownScores({INCUMBENT: "0" * 20, free: "1100" * 5, SECOND: "1110" * 5}, TRAINSET)
+    entrants = [(free, Threshold()), (SECOND, Threshold())]
+    race = Race(scores, settings(max_trial_examples=20), frozenset({"Free"}))
+    gains, trial = race(INCUMBENT, entrants, lambda: TRAINSET)
+    assert trial is not None
+    assert (gains, trial.candidate) == ((0.5, 0.75), SECOND.id)
 
 
 def test_race_without_a_candidate_has_no_trial() -> None:

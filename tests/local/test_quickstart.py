@@ -17,7 +17,7 @@ from tests.scripted import scripted_lm
 def test_quickstart_orders_are_distinct_and_split_without_overlap() -> None:
     parts = quickstart.load_orders()
     messages = [order.message for part in parts for order in part]
-    assert [len(part) for part in parts] == [94, 20, 30]
+    assert [len(part) for part in parts] == [102, 12, 30]
     assert len(set(messages)) == len(messages) == 144
 
 
