@@ -134,7 +134,7 @@ def _models(
         say(
             f"The model is ready: {fetched - start:.0f} s to fetch and check it, {loaded - fetched:.0f} s to load it.\n"
         )
-        yield lm, dspy.LM(prompt_model) if prompt_model else lm.copy(max_tokens=120)
+        yield lm, dspy.LM(prompt_model) if prompt_model else lm.copy(max_tokens=80)
     finally:
         lm.engine.cancel()  # What an interruption left in flight.
 
