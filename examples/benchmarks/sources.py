@@ -1,6 +1,7 @@
 """What each source of candidates buys: runs on the simulated tasks with all of them, and without one.
 
     python -m examples.benchmarks.sources --seeds 12
+    python -m examples.benchmarks.sources --seeds 24 --rules    # The same for the rules of screening.
 
 For each task and variant: the mean expected accuracy of the result with its standard error, the LM calls of critic and
 proposer, and all tokens. Demos are left out: the simulated model learns little from them.
@@ -11,12 +12,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from unittest.mock import patch
 
 import dspy
 
 from dspy_dlpo import DLPOOptimizer, Tuning
 from dspy_dlpo.benchmarks.rivals import plans
 from dspy_dlpo.benchmarks.simulation.simulator import DIFFICULTIES, simulation
+from dspy_dlpo.descent.screening import RULES
 from dspy_dlpo.descent.sources import SOURCES
 
 
@@ -45,11 +48,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--tasks", nargs="+", default=list(DIFFICULTIES))
     parser.add_argument("--budget", type=int, default=300)
+    parser.add_argument("--rules", action="store_true", help="leave out rules of screening in place of sources")
     given = parser.parse_args()
-    for without in (None, *(name for name in SOURCES if name != "Demos")):
+    left_out = RULES if given.rules else [name for name in SOURCES if name != "Demos"]
+    for without in (None, *left_out):
         for difficulty in given.tasks:
             sources = [name for name in SOURCES if name != without]
-            runs = [run(difficulty, sources, seed, given.budget) for seed in range(given.seeds)]
+            kept = {name: rule for name, rule in RULES.items() if name != without}
+            with patch("dspy_dlpo.descent.screening.RULES", kept):
+                runs = [run(difficulty, sources, seed, given.budget) for seed in range(given.seeds)]
             scores = [100 * score for score, *_ in runs]
             error = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
             name = "all" if without is None else f"without {without}"
