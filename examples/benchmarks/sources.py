@@ -62,7 +62,7 @@ def main() -> None:
             name = "all" if without is None else f"without {without}"
             calls, tokens = fmean(calls for _, calls, _ in runs), fmean(tokens for *_, tokens in runs)
             print(
-                f"{name:24}{difficulty:8}{fmean(scores):6.1f} (error {error:.1f}), {calls:.0f} other LM calls, "
+                f"{name:44}{difficulty:8}{fmean(scores):6.1f} (error {error:.1f}), {calls:.0f} other LM calls, "
                 f"{tokens:,.0f} tokens",
                 flush=True,
             )
