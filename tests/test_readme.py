@@ -19,7 +19,6 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     lm = scripted_lm()
     scope = {"trainset": examples(24), "valset": examples(10, 100), "testset": examples(20, 200)}
-    scope["prices"] = {lm.model: (1.0, 2.0)}
     with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
         for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
             exec(code, scope)
@@ -35,7 +34,8 @@ def test_each_of_the_two_commands_is_one_line() -> None:
 
 
 def test_table_for_those_who_come_from_other_optimisers_names_arguments_that_there_are() -> None:
-    (table,) = re.findall(r"\| here \|(.*?)\n\n", README, re.DOTALL)
+    questions = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| here \|(.*?)\n\n", questions, re.DOTALL)
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     for here, *others in rows:
         for tuning, name in re.findall(r"`(tuning=Tuning\()?(\w+)[^`]*`", here):
