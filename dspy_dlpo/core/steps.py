@@ -84,8 +84,8 @@ class StepRecord:
     Attributes:
         step: Index from 0.
         incumbent: Id of the candidate the step started from.
-        minibatch: The examples it started from, without those that were lost.
-        loss: Mean loss of the incumbent there, `top of score_range - score`; 0 if all were lost.
+        minibatch: The examples it started from, without those that were lost; the last steps have none.
+        loss: Mean loss of the incumbent there, `top of score_range - score`; 0 without any.
         top_score: The top of `score_range`.
         failures: The rollouts there that fell short of the top score, without what they cost: what the gradients were
             made from.
@@ -167,8 +167,8 @@ class StepRecord:
         """Return the figures of the step by name, for tables: every step has the same names, in the same order."""
         trial = self.trial
         return {
-            "score": self.score,
-            "loss": self.loss,
+            "score": self.score if self.minibatch else None,
+            "loss": self.loss if self.minibatch else None,
             "best_score": self.best_score,
             "best_examples": self.best_examples or None,
             "num_candidates": len(self.candidates),

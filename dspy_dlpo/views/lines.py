@@ -18,6 +18,7 @@ from dspy_dlpo.views.words import (
     ending_of,
     gain_of,
     listed,
+    minibatch_of,
     mishaps,
     outcome_of,
     resumed,
@@ -47,7 +48,7 @@ class Lines(Listener):
     def on_step_end(self, record: StepRecord) -> None:
         """Say what the step did."""
         self._say(
-            f"step {record.step + 1}{self._steps}: incumbent {record.score:.3f} on {len(record.minibatch)}, "
+            f"step {record.step + 1}{self._steps}: {minibatch_of(record)}, "
             f"{outcome_of(record)}; best on the valset {best_of(record, self._run)}; "
             f"{self._budget.progress(record.spent)}"
         )

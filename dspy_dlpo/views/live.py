@@ -173,7 +173,8 @@ class LiveView(Listener):
         self._tell(lines, "valset", said)
         if before := resumed(self._run).removeprefix("resumed "):
             self._tell(lines, "resumed", before)
-        self._tell(lines, "incumbent", f"{record.score:.3f} on the minibatch ({len(record.minibatch)} examples)")
+        if record.minibatch:
+            self._tell(lines, "incumbent", f"{record.score:.3f} on the minibatch ({len(record.minibatch)} examples)")
         self._tell(lines, "last step", _outcome(record, self._run))
         if wrong := mishaps(self._result or record):
             self._tell(lines, "mind", "; ".join(wrong))

@@ -33,6 +33,11 @@ def best_of(record: StepRecord, run: RunInfo) -> str:
     return score_on(record.best_score, record.best_examples, run.num_val)
 
 
+def minibatch_of(record: StepRecord) -> str:
+    """Return the incumbent's score on the minibatch of a step in words."""
+    return f"incumbent {record.score:.3f} on {len(record.minibatch)}" if record.minibatch else "no minibatch"
+
+
 def scores_of(result: RunResult) -> tuple[str, str]:
     """Return the scores of the student and of the chosen candidate, and on how many validation examples each is."""
     before, after = (

@@ -10,6 +10,7 @@ from dspy_dlpo import Listener, Policy, TextualLearningRate
 from dspy_dlpo.core.records import Candidate
 from dspy_dlpo.core.steps import Threshold
 from dspy_dlpo.policies import State, StepContext
+from dspy_dlpo.views.words import minibatch_of
 from tests.scripted import Oracle, examples, fields, scripted_lm, world
 
 POLITE = "- Always be polite to everybody."
@@ -145,6 +146,8 @@ def test_run_that_the_budget_ends_leaves_out_what_was_never_shown_to_help_in_las
     assert result.best.instructions == result.run.student.instructions
     assert result.stopped.startswith("max_metric_calls")
     assert result.spent.metric_calls <= 80
+    assert last[0].figures()["score"] is None
+    assert minibatch_of(last[0]) == "no minibatch"
 
 
 def test_run_of_a_number_of_steps_takes_none_more(make: Any) -> None:
