@@ -19,8 +19,9 @@ class Race:
     """Lets candidates race, and decides whether the winner is accepted.
 
     The candidates run on the first examples one after another, until one of them is ahead of the incumbent and of its
-    threshold. One that asked no model for anything does not end the race: what the models propose runs beside it. The
-    one that is furthest above its threshold then meets the incumbent on as many of the examples as the decision needs.
+    threshold. One that asked no model for anything does not end the race: what the models propose runs beside it. Of
+    those that pass, the one that gains most for its price then meets the incumbent on as many of the examples as the
+    decision needs.
 
     Args:
         forward: Runs candidates on examples.
@@ -61,7 +62,7 @@ class Race:
                 break
         if not ran:
             return (), None
-        best = max(range(len(gains)), key=lambda number: gains[number] - ran[number][1].level)
+        best = max(range(len(gains)), key=lambda number: _rank(gains[number], ran[number][1]))
         winner, threshold = ran[best]
         paid, accepted = decide(
             lambda more: self.forward.differences(winner, incumbent, more),
@@ -74,6 +75,14 @@ class Race:
         pairs = ((name, self.forward.score(winner, name), self.forward.score(incumbent, name)) for name in names)
         met = tuple(name for name, *scores in pairs if None not in scores)[: len(paid)]
         return tuple(gains), Trial(winner.id, incumbent.id, tuple(paid), len(names), threshold, accepted, met)
+
+
+def _rank(gain: float, threshold: Threshold) -> tuple[bool, float]:
+    """Return what puts one candidate before another: that it passes, then its gain less what policies charge for it.
+
+    A floor says only whether it passes: one that must help is not behind for that.
+    """
+    return gain > threshold.level, gain - threshold.value
 
 
 def decide(

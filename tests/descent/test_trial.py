@@ -164,6 +164,18 @@ def test_race_ends_with_the_first_candidate_that_is_ahead_and_asks_for_no_other(
     assert next(entrants) == (SECOND, Threshold())
 
 
+def test_candidate_that_must_help_is_not_behind_one_that_gains_less_for_its_higher_bar() -> None:
+    lenient, strict = Threshold(-0.5), Threshold(-0.5) + Threshold(0.0, {"must help": True}, 1e-9)
+    population = ("0" * 20, "1000" * 5, "1100" * 5)
+    _, trial, _ = race(*population, thresholds=(lenient, strict), confidence=0.99)
+    assert trial.candidate == FIRST.id  # It is ahead, so the other does not run.
+    scores = KnownScores(dict(zip((INCUMBENT, FIRST, SECOND), population, strict=True)), TRAINSET)
+    run = Race(scores, settings(max_trial_examples=20), frozenset({FIRST.source}))
+    _, winner = run(INCUMBENT, [(FIRST, lenient), (SECOND, strict)], lambda: TRAINSET)
+    assert winner is not None
+    assert winner.candidate == SECOND.id
+
+
 def test_candidate_of_a_source_that_asks_no_model_does_not_end_the_race() -> None:
     free = replace(FIRST, source="Free")
     scores = KnownScores({INCUMBENT: "0" * 20, free: "1100" * 5, SECOND: "1110" * 5}, TRAINSET)
