@@ -43,7 +43,7 @@ NOTES = {
 }
 """What the reviewer says of each part that is wrong."""
 
-FORM = "The line holds four parts, separated by semicolons, and nothing else."
+FORM = "The line holds four parts with semicolons between them, none at the end, and nothing else."
 """What the reviewer says of a line that has not the form."""
 
 
