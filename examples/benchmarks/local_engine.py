@@ -186,19 +186,21 @@ def _llama(path: Path) -> Callable[[Messages, int], str]:
 
 
 def measure(
-    workers: Sequence[Any], kinds: dict[str, Kind], in_flight: Sequence[int]
+    workers: Sequence[Any], kinds: dict[str, Kind], in_flight: Sequence[int], size_alone: int | None = None
 ) -> Iterator[tuple[Row, list[str]]]:
-    """Yield each measurement with its answers. llama-cpp-python answers one prompt at a time, so it is asked so."""
+    """Yield each measurement with its answers. llama-cpp-python answers one prompt at a time, so it is asked so.
+
+    With one in flight only the first `size_alone` prompts are asked.
+    """
     for name, kind in kinds.items():
         for number in in_flight:
             for worker in workers:
                 if worker.name == "llama" and number != min(in_flight):
                     continue
-                done = worker.ask([messages for messages, _ in kind.prompts], kind.max_tokens, number)
-                size = len(kind.prompts)
-                right = sum(
-                    kind.is_right(text, held) for text, (_, held) in zip(done["texts"], kind.prompts, strict=True)
-                )
+                prompts = kind.prompts[:size_alone] if number == 1 else kind.prompts
+                done = worker.ask([messages for messages, _ in prompts], kind.max_tokens, number)
+                size = len(prompts)
+                right = sum(kind.is_right(text, held) for text, (_, held) in zip(done["texts"], prompts, strict=True))
                 speed = 60 * size / done["seconds"]
                 yield Row(worker.name, name, number, speed, done["cpu_seconds"] / size, right, size), done["texts"]
 
@@ -209,8 +211,10 @@ def agreement(answers: dict[tuple[str, str, int], list[str]]) -> list[str]:
     for (engine, kind, few), texts in answers.items():
         for (other, same_kind, many), others in answers.items():
             if (engine, kind) == (other, same_kind) and few < many:
-                same = sum(one == two for one, two in zip(texts, others, strict=True))
-                lines.append(f"{engine:9} {kind:10} {few:2} and {many:2} in flight: {same} of {len(texts)} the same")
+                same = [one == two for one, two in zip(texts, others, strict=False)]
+                lines.append(
+                    f"{engine:9} {kind:10} {few:2} and {many:2} in flight: {sum(same)} of {len(same)} the same"
+                )
     return lines
 
 
@@ -227,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", help="a Python that has llama-cpp-python")
     parser.add_argument("--size", type=int, default=100, help="prompts of each kind (default: 100)")
+    parser.add_argument("--size-alone", type=int, help="prompts of each kind where one is in flight (default: size)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 4, 8, 16, 24])
     parser.add_argument("--kinds", nargs="+", default=["orders", "relations", "problems"])
     parser.add_argument("--json", type=Path, help="a file for the measurements")
@@ -249,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     answers: dict[tuple[str, str, int], list[str]] = {}
     print("engine    kind       in flight answers a minute CPU s/answer   right")
-    for row, texts in measure(workers, asked, chosen.in_flight):
+    for row, texts in measure(workers, asked, chosen.in_flight, chosen.size_alone):
         print(show(row), flush=True)
         rows.append(row)
         answers[row.engine, row.kind, row.in_flight] = texts
