@@ -76,7 +76,7 @@ class Loop:
             walk.choice.begin()
             walk.num_metric_calls = self.budget.spent.metric_calls
             while not walk.stopped:
-                self.reserve(walk, 2 * self.settings.first_look if self.has_unproven(walk) else 0)
+                self.reserve(walk)
                 self.listener.on_step_end(self.step(walk))
             self.trim(walk)
         except (BudgetSpent, *FATAL) as limit:
@@ -97,9 +97,9 @@ class Loop:
                 if not record.accepted:
                     break
 
-    def reserve(self, walk: Walk, more: int = 0) -> None:
-        """Keep back the rollouts of the final choice, and so many more."""
-        self.budget.reserve = (walk.choice.unpaid + more) * self.settings.num_repeats
+    def reserve(self, walk: Walk) -> None:
+        """Keep back the rollouts of the final choice."""
+        self.budget.reserve = walk.choice.unpaid * self.settings.num_repeats
 
     def has_unproven(self, walk: Walk) -> bool:
         """Whether the incumbent holds what a last step would leave out."""

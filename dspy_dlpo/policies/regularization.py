@@ -22,8 +22,8 @@ class TextualRegularization(Policy):
     as a demo, and may lose as much for each it removes. Where a step brings no candidate, sentences that the run has
     added are left out and tried like any other candidate: first all those together that came with no gain and of which
     none was shown since to be needed, then one after another. If the score does not drop, they are removed. Where
-    there are such sentences at the end of a run, and a limit other than `num_steps` ended it, last steps leave them
-    out, as many together as the other policies allow. The student's own sentences stay.
+    there are such sentences at the end of a run, and the budget and `num_steps` allow it, last steps leave them out, as
+    many together as the other policies allow. The student's own sentences stay.
 
     Args:
         price: What a token costs, as a share of the score range, at least 0. At 0.0001 and scores in [0, 1] a sentence

@@ -137,15 +137,14 @@ def kind(make: Any, **arguments: Any) -> Any:
         return optimizer.compile(dspy.Predict(Oracle), trainset=examples(40), valset=examples(5, 90)).detailed_results
 
 
-def test_run_that_the_budget_ends_leaves_out_what_was_never_shown_to_help_in_last_steps(make: Any) -> None:
-    result = kind(make, max_metric_calls=80)
+def test_run_that_ends_with_budget_left_leaves_out_what_was_never_shown_to_help_in_last_steps(make: Any) -> None:
+    result = kind(make, max_metric_calls=200, patience=3)
     last = [record for record in result.history if not record.minibatch]
     assert 0 < len(last) < len(result.history)
-    assert all(record.accepted for record in result.history)
     assert {each.source for record in last for each in record.candidates} == {"Pruning"}
     assert result.best.instructions == result.run.student.instructions
-    assert result.stopped.startswith("max_metric_calls")
-    assert result.spent.metric_calls <= 80
+    assert result.stopped == "nothing better in 3 steps"
+    assert result.spent.metric_calls < 200
     assert last[0].figures()["score"] is None
     assert minibatch_of(last[0]) == "no minibatch"
 
