@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from dspy_dlpo import DLPOOptimizer
+from dspy_dlpo.benchmarks.setups import setup_named
 from dspy_dlpo.benchmarks.simulation.scripted import simulated_lm
-from examples.benchmarks import coverage, decisions, enforcement, engine, planted_faults
+from examples.benchmarks import bad_prompts, coverage, decisions, enforcement, engine, planted_faults
 from tests.scripted import fields, scripted_lm
 
 
@@ -142,3 +144,19 @@ def test_gradients_of_planted_faults_land_on_the_fault_and_repairs_take_fewer_st
     assert len(chain) == len(planted_faults.Cycle.stages)
     assert fmean(run.landed for run in chain) >= 0.95
     assert fmean(run.steps for run in chain) <= fmean(run.steps for run in others) / 2
+
+
+def test_bad_prompt_does_harm_and_the_table_counts_the_runs_that_recovered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plain = setup_named("simulated/easy", None, None, None)
+    good, bad = plain(0), bad_prompts.spoiled(plain, "easy", 0)
+    assert good.score is not None and bad.score is not None
+    assert bad.score(bad.task.program) < good.score(good.task.program) / 2
+    options = ["--tasks", "simulated/easy", "--optimizers", "dlpo", "--seeds", "1", "--budget", "100"]
+    monkeypatch.setattr("sys.argv", ["bad_prompts", *options, "--folder", str(tmp_path)])
+    bad_prompts.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 recovered" in lines[0] and lines[0].startswith("simulated/easy human")
+    assert "0 recovered" in lines[1] and lines[1].startswith("simulated/easy none")
+    assert lines[2].startswith("simulated/easy dlpo")
