@@ -62,7 +62,7 @@ class Race:
                 break
         if not ran:
             return (), None
-        best = max(range(len(gains)), key=lambda number: _rank(gains[number], ran[number][1]))
+        best = max(range(len(gains)), key=lambda number: self._rank(gains[number], *ran[number]))
         winner, threshold = ran[best]
         paid, accepted = decide(
             lambda more: self.forward.differences(winner, incumbent, more),
@@ -76,13 +76,12 @@ class Race:
         met = tuple(name for name, *scores in pairs if None not in scores)[: len(paid)]
         return tuple(gains), Trial(winner.id, incumbent.id, tuple(paid), len(names), threshold, accepted, met)
 
+    def _rank(self, gain: float, candidate: Candidate, threshold: Threshold) -> tuple[bool, float, bool]:
+        """Return what puts a candidate before another: that it passes, its gain less its price, that a model wrote it.
 
-def _rank(gain: float, threshold: Threshold) -> tuple[bool, float]:
-    """Return what puts one candidate before another: that it passes, then its gain less what policies charge for it.
-
-    A floor says only whether it passes: one that must help is not behind for that.
-    """
-    return gain > threshold.level, gain - threshold.value
+        A floor says only whether it passes: one that must help is not behind for that.
+        """
+        return gain > threshold.level, gain - threshold.value, candidate.source not in self.beside
 
 
 def decide(

@@ -172,7 +172,7 @@ class Run:
                 protection,
                 num_candidates=settings.num_candidates,
             ),
-            race=Race(forward, settings, frozenset({SharedFeedback.__name__})),
+            race=Race(forward, settings, frozenset(source.name for source in sources if source.beside)),
             policies=policies,
             sampler=sampler,
             stopping=Stopping(settings, budget, forward, sampler),

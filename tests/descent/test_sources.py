@@ -199,6 +199,16 @@ def test_half_of_the_first_candidate_comes_after_the_others() -> None:
     assert second.instructions["self"].endswith("Be brief.")
 
 
+def test_candidate_that_runs_beside_the_others_takes_no_place_of_theirs() -> None:
+    asked = request()
+    beside = Other(asked, [Edit("delete", 0)])
+    beside.beside = True
+    others = [Edit("delete", 1), Edit("delete", 2), Edit("add", 2, "Be brief.")]
+    first, *rest = proposed([beside, Fixed(asked, others)], asked, 2).candidates
+    assert first.source == "Other"
+    assert [each.edits["self"] for each in rest] == [(edit,) for edit in others[:2]]
+
+
 def test_fallback_is_asked_only_where_the_others_bring_no_candidate() -> None:
     asked = request()
     fallback = Fixed(asked, [Edit("delete", 0)])

@@ -186,6 +186,15 @@ def test_candidate_of_a_source_that_asks_no_model_does_not_end_the_race() -> Non
     assert (gains, trial.candidate) == ((0.5, 0.75), SECOND.id)
 
 
+def test_of_two_that_gain_the_same_the_one_a_model_wrote_wins() -> None:
+    free = replace(FIRST, source="Free")
+    scores = KnownScores({INCUMBENT: "0" * 20, free: "1100" * 5, SECOND: "0110" * 5}, TRAINSET)
+    race = Race(scores, settings(max_trial_examples=20), frozenset({"Free"}))
+    _, trial = race(INCUMBENT, [(free, Threshold()), (SECOND, Threshold())], lambda: TRAINSET)
+    assert trial is not None
+    assert trial.candidate == SECOND.id
+
+
 def test_race_without_a_candidate_has_no_trial() -> None:
     scores = KnownScores({INCUMBENT: "0" * 20}, TRAINSET)
     assert Race(scores, settings())(INCUMBENT, [], lambda: TRAINSET) == ((), None)

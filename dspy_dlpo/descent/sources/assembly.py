@@ -29,7 +29,7 @@ class Sources:
         examples: What no edit may copy.
         read_back: What an instruction is after DSPy has stored it (it dedents and expands tabs), by predictor.
         protection: Finds protected text.
-        num_candidates: Most candidates per step.
+        num_candidates: Most candidates per step, those not counted that run beside them.
     """
 
     def __init__(
@@ -69,9 +69,11 @@ class Sources:
         refusals = list(step.refusals)
         taken: list[Proposal] = []
         tried = {*walk.tried, step.incumbent.id}
+        places = 0
         for source in in_order(self._sources, walk.history):
             is_out = source.stage < 2 if step.ctx.is_last else source.stage == 2 and found
-            if is_out or len(found) == self._num_candidates:
+            room = self._num_candidates - (0 if source.beside else places)
+            if is_out or not room:
                 continue
             own: list[Candidate] = []
             for changes in self._screened(source.propose(step, walk, taken), refusals):
@@ -86,8 +88,9 @@ class Sources:
                         change.request.predictor: step.requests.get(change.request.predictor, change.request)
                         for change in changes
                     }
-                if len(found) == self._num_candidates:
+                if len(own) == room:
                     break
+            places += 0 if source.beside else len(own)
             step.candidates, step.refusals = tuple(found.values()), bounded(refusals)
             yield from own
 

@@ -48,6 +48,9 @@ class Source(ABC):
     stage: Literal[0, 1, 2] = 0
     """When it is asked: 0 first, 1 after those, 2 only where the others have brought no candidate."""
 
+    beside: bool = False
+    """Whether its candidates run beside those of the others: they take no place of theirs, and do not end the race."""
+
     ask: Asker | None = None
     """The model that it asks; None if it asks none."""
 

@@ -28,7 +28,8 @@ class SharedFeedback(Source):
     What a metric says of one example is about that example. What it says of three in four, three at least, in the same
     words is often a rule that the instruction lacks, such as "The answer must be a single number.", and no model can
     lose it on the way. It asks no model, so it costs nothing but the trial. Feedback is not written as an instruction:
-    a candidate must be better on the trial, and once one was not, the metric's words are left to the critic.
+    a candidate runs beside those of the models, must be better on the trial, and better than theirs; once one was not,
+    the metric's words are left to the critic.
 
     Four words in a row of a call are a quote, and anybody may have written them: such a sentence is left out, and so is
     a complaint with marks that a prompt is made of.
@@ -37,6 +38,8 @@ class SharedFeedback(Source):
         requests: Writes requests.
         complaints: What the metric says of a rollout, by the predictors that it is about.
     """
+
+    beside = True
 
     def __init__(self, requests: Requests, complaints: Callable[[Rollout], Mapping[str, Sequence[str]]]) -> None:
         self._requests = requests
