@@ -14,7 +14,7 @@ class Tuning:
     Args:
         batch_size: Train examples a step starts from, those not counted that the incumbent is known to pass. Default:
             8, or the whole trainset if that is smaller.
-        num_candidates: Most candidates per step that a model wrote, or a policy; the metric's own words run beside them.
+        num_candidates: Most candidates per step; those made of the metric's own words run beside them.
         max_trial_examples: Most train examples on which a candidate meets the incumbent, and most validation examples
             on which a new incumbent meets the best before the end; None for all.
         max_passing: Passing examples of a minibatch that the proposer is shown for an edit, so that it does not break
