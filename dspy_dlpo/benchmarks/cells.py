@@ -38,7 +38,8 @@ class Cell:
         instructions: The resulting instructions, by predictor.
         demos: Train examples that the resulting demos are, by predictor, named like those of `scores`; empty for a
             demo that is none.
-        plan: The parameters the budget was turned into.
+        plan: The parameters the budget was turned into; of ours also how many texts each rule of screening refused, and
+            how many candidates of each source were accepted.
         versions: Of the packages that took part.
     """
 

@@ -97,7 +97,7 @@ class Outcome:
         program: What it returned.
         bests: What it would have returned earlier, by its own record: how many metric calls it had made when a program
             became its best, and the program. Empty where it knows no best before the end.
-        plan: The parameters its budget was turned into.
+        plan: The parameters its budget was turned into, and what else is told of the run, as JSON.
     """
 
     program: dspy.Module

@@ -14,6 +14,8 @@ from dspy_dlpo.benchmarks.job import CountedMetric, Job
 from dspy_dlpo.benchmarks.rivals import plans
 from dspy_dlpo.benchmarks.rivals import registry as rivals
 from dspy_dlpo.benchmarks.rivals.registry import OPTIMIZERS, STRATEGIES, ablation, gepa, mipro, rival_named
+from dspy_dlpo.descent.screening import LEFT_OUT, RULES, TOGETHER, TOO_MANY
+from dspy_dlpo.descent.sources import SOURCES
 from dspy_dlpo.policies import PRESETS
 from tests.small_task import INSTRUCTION, examples, meaning, metric, setup
 
@@ -143,4 +145,11 @@ def test_an_unknown_optimiser_is_refused(name: str) -> None:
 
 def test_the_valset_of_gepa_and_ours_is_the_same() -> None:
     ours, its = (run_cell(Cell("codes", name, 160, 0), setup, rival_named(name)) for name in ("dlpo", "gepa"))
-    assert ours.plan == its.plan == {"num_val_examples": plans.valset_share(160, 20)}
+    assert ours.plan["num_val_examples"] == its.plan["num_val_examples"] == plans.valset_share(160, 20)
+
+
+def test_a_cell_of_ours_counts_what_was_refused_and_which_sources_were_accepted() -> None:
+    plan = run_cell(Cell("codes", "dlpo", 160, 0), setup, rival_named("dlpo")).plan
+    assert {*plan["refused"]} <= {*RULES, TOO_MANY, TOGETHER, LEFT_OUT}
+    assert {*plan["accepted"]} <= {*SOURCES}
+    assert sum(plan["accepted"].values()) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -98,7 +99,13 @@ def dlpo(job: Job, policies: str | Sequence[Policy] = "default", max_demos: int 
     bests = [
         (record.spent.metric_calls, with_instructions(job.program, known[record.best])) for record in result.history
     ]
-    return Outcome(program, bests, {"num_val_examples": num_examples})
+    refused = Counter[str]()
+    for refusal in (each for record in result.history for each in record.refusals):
+        refused[refusal.rule] += refusal.times
+    accepted = Counter(
+        known[record.trial.candidate].source for record in result.history if record.trial and record.trial.accepted
+    )
+    return Outcome(program, bests, {"num_val_examples": num_examples, "refused": refused, "accepted": accepted})
 
 
 def copro(job: Job) -> Outcome:
