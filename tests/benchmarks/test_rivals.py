@@ -3,12 +3,13 @@ from __future__ import annotations
 import pickle
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 
-from dspy_dlpo.benchmarks.cells import Cell
+from dspy_dlpo.benchmarks.cells import Cell, add_cell, read_cells
 from dspy_dlpo.benchmarks.compare import run_cell
 from dspy_dlpo.benchmarks.job import CountedMetric, Job
 from dspy_dlpo.benchmarks.rivals import plans
@@ -148,8 +149,9 @@ def test_the_valset_of_gepa_and_ours_is_the_same() -> None:
     assert ours.plan["num_val_examples"] == its.plan["num_val_examples"] == plans.valset_share(160, 20)
 
 
-def test_a_cell_of_ours_counts_what_was_refused_and_which_sources_were_accepted() -> None:
-    plan = run_cell(Cell("codes", "dlpo", 160, 0), setup, rival_named("dlpo")).plan
+def test_a_cell_of_ours_counts_what_was_refused_and_which_sources_were_accepted(tmp_path: Path) -> None:
+    add_cell(tmp_path, run_cell(Cell("codes", "dlpo", 160, 0), setup, rival_named("dlpo")))
+    (plan,) = (cell.plan for cell in read_cells(tmp_path))
     assert {*plan["refused"]} <= {*RULES, TOO_MANY, TOGETHER, LEFT_OUT}
     assert {*plan["accepted"]} <= {*SOURCES}
     assert sum(plan["accepted"].values()) > 0

@@ -105,7 +105,8 @@ def dlpo(job: Job, policies: str | Sequence[Policy] = "default", max_demos: int 
     accepted = Counter(
         known[record.trial.candidate].source for record in result.history if record.trial and record.trial.accepted
     )
-    return Outcome(program, bests, {"num_val_examples": num_examples, "refused": refused, "accepted": accepted})
+    counts = {"refused": dict(refused), "accepted": dict(accepted)}
+    return Outcome(program, bests, {"num_val_examples": num_examples, **counts})
 
 
 def copro(job: Job) -> Outcome:
