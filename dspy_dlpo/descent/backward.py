@@ -40,7 +40,8 @@ class Backward:
     those; a reply of the wrong form is a complaint about the predictor that gave it, and about no other.
 
     For each predictor one critic call per chunk of failing rollouts; predictors of which none feeds another are asked
-    about at the same time.
+    about at the same time. A critic that is asked about one rollout at a time is shown all of a step; then half of
+    them, a quarter, and so on to the worst one, while it has nothing new to say.
 
     Args:
         ask: The critic.
@@ -66,21 +67,29 @@ class Backward:
     max_chars: int = 4000
 
     def __call__(
-        self, candidate: Candidate, failing: Sequence[Rollout], step: int, passing: Sequence[Rollout] = ()
+        self,
+        candidate: Candidate,
+        failing: Sequence[Rollout],
+        step: int,
+        passing: Sequence[Rollout] = (),
+        num_silent: int = 0,
     ) -> tuple[tuple[TextualGradient, ...], Mapping[str, int], tuple[Refusal, ...]]:
         """Return the gradients of the predictors to blame, in the candidate's order, remarks, and what was not read.
 
         Args:
             candidate: The incumbent.
-            failing: Its rollouts below the top score. Each of them reaches the critic.
+            failing: Its rollouts below the top score.
             step: The run's step index.
             passing: Its rollouts that reached it, for a critic that is asked about several calls at once.
+            num_silent: Steps in a row in which the critic had nothing new to say about this candidate.
         """
         if not failing:
             return (), {}, ()
         remarks: Counter[str] = Counter()
         refusals: list[Refusal] = []
         worst_first = sorted(failing, key=lambda rollout: rollout.score)
+        if self.form.chunk_size == 1:
+            worst_first = worst_first[: max(1, len(worst_first) >> num_silent)]
         walks = [_Walk.of(rollout, self.complaint(rollout), self.chain) for rollout in worst_first]
         found: dict[str, list[Point]] = {name: [] for name in candidate.instructions}
         for predictors in rounds(walks):
@@ -111,7 +120,7 @@ class Backward:
             trusted = [point for point in points if not point.is_loose] or points
             refusals += [Refusal(LEFT_OUT, point.text, name) for point in points if point not in trusted]
             if trusted:
-                gradients.append(_reduce(name, trusted, len(failing)))
+                gradients.append(_reduce(name, trusted, len(worst_first)))
         return tuple(gradients), {remark: count for remark, count in remarks.items() if count}, tuple(refusals)
 
     def complaint(self, rollout: Rollout) -> str:

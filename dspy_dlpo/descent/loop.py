@@ -122,7 +122,8 @@ class Loop:
         try:
             say("asking the critic")
             passing = step.successes if self.settings.max_passing else []
-            said = self.backward(step.incumbent, step.failures, ctx.step, passing)  # Backward.
+            num_silent = self.sources.num_silent(walk)
+            said = self.backward(step.incumbent, step.failures, ctx.step, passing, num_silent)  # Backward.
             step.gradients, step.remarks, step.refusals = said
             moving = self.selector(step.gradients, ctx, walk.history)
             step.requests = {each.predictor: self.requests(step, each, walk) for each in moving}

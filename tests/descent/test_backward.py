@@ -64,9 +64,11 @@ def go_back(
 ) -> tuple[Critic, dict[str, TextualGradient], dict[str, int]]:
     """Return the critic that was asked, the gradients by predictor, and the remarks."""
     critic = Critic(answer)
+    num_silent = settings.pop("num_silent", 0)
     settings = {"show_gold": False, "top_score": 1.0, "form": Form(settings.pop("chunk_size", 1)), **settings}
     backward = Backward(critic, prepare(examples(10), None, seed=0), **settings)
-    gradients, remarks, _ = backward(Candidate({name: f"Be {name}." for name in predictors}), rollouts, step=0)
+    student = Candidate({name: f"Be {name}." for name in predictors})
+    gradients, remarks, _ = backward(student, rollouts, step=0, num_silent=num_silent)
     return critic, {gradient.predictor: gradient for gradient in gradients}, dict(remarks)
 
 
@@ -258,6 +260,16 @@ def test_failing_examples_are_shown_in_chunks_the_worst_first() -> None:
     assert critic.asked["c"][0].inputs["call"].count("Call 3:") == 1
     assert "numbers of its calls" in str(critic.asked["c"][0].signature)
     assert "numbers of its calls" not in str(critic.asked["c"][2].signature)
+
+
+@pytest.mark.parametrize("chunk_size, expected", [(1, [7, 3, 1, 1, 1]), (3, [3] * 5)])
+def test_critic_of_single_examples_is_asked_about_half_as_many_after_each_silent_step(
+    chunk_size: int, expected: list[int]
+) -> None:
+    failing = [*seven(score=0.5)[:6], rollout(*CHAIN, example=8, feedback="The worst.", score=0.0)]
+    critics = [go_back(failing, chunk_size=chunk_size, num_silent=number)[0] for number in range(5)]
+    assert [len(critic.asked["c"]) for critic in critics] == expected
+    assert all("The worst." in critic.asked["c"][0].inputs["complaint"] for critic in critics)
 
 
 def test_chunk_is_closed_before_it_has_too_many_tokens() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
+import pytest
 
 from dspy_dlpo import Listener, Policy, TextualLearningRate
 from dspy_dlpo.core.records import Candidate
@@ -147,6 +148,21 @@ def test_run_that_ends_with_budget_left_leaves_out_what_was_never_shown_to_help_
     assert result.spent.metric_calls < 200
     assert last[0].figures()["score"] is None
     assert minibatch_of(last[0]) == "no minibatch"
+
+
+@pytest.mark.parametrize("reply", ["NOTHING", "- Answer the question."])
+def test_critic_that_has_nothing_new_to_say_costs_less_and_less(make: Any, reply: str) -> None:
+    asked = []
+
+    def critic(system: str, user: str) -> str:
+        asked.append(user)
+        return fields(requirements=reply)
+
+    with dspy.context(lm=scripted_lm(world(critic=critic))):
+        optimizer = make(metric=lambda example, pred, trace=None: 0.5, sources=["CriticSentences"], num_steps=5)
+        student = dspy.Predict(dspy.Signature("question -> answer", "Answer the question."))
+        optimizer.compile(student, trainset=examples(40), valset=examples(5, 90))
+    assert len(asked) == 8 + 4 + 2 + 1 + 1
 
 
 def test_run_of_a_number_of_steps_takes_none_more(make: Any) -> None:

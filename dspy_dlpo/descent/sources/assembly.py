@@ -52,6 +52,16 @@ class Sources:
         """Replies so far that could not be used."""
         return sum(ask.unparsed for ask in {source.ask for source in self._sources} if ask is not None)
 
+    def num_silent(self, walk: Walk) -> int:
+        """Return in how many of the last steps of this incumbent nothing new came of what the critic said."""
+        readers = {source.name for source in self._sources if source.reads_gradients}
+        number = 0
+        for record in reversed(walk.history):
+            if record.accepted or any(candidate.source in readers for candidate in record.candidates):
+                break
+            number += bool(record.failures)
+        return number
+
     def propose(self, step: Step, walk: Walk) -> Iterator[Candidate]:
         """Yield candidates: different ones, none of which was tried before; there may be none.
 

@@ -51,6 +51,9 @@ class Source(ABC):
     beside: bool = False
     """Whether its candidates run beside those of the others: they take no place of theirs, and do not end the race."""
 
+    reads_gradients: bool = False
+    """Whether what it proposes follows from what the critic said."""
+
     ask: Asker | None = None
     """The model that it asks; None if it asks none."""
 

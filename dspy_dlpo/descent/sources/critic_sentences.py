@@ -18,6 +18,8 @@ class CriticSentences(Source):
     The words are those of the complaint. A weak proposer loses some of them.
     """
 
+    reads_gradients = True
+
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose the sentences for all predictors that move, then for each alone."""
         changes = []

@@ -13,6 +13,7 @@ class HalfStep(Source):
     """Proposes the first half of the edits of the step's first candidate, as a line search halves a step."""
 
     stage = 1
+    reads_gradients = True
 
     def propose(self, step: Step, walk: Walk, so_far: Sequence[Proposal]) -> Iterable[Proposal]:
         """Propose the half, if there is a candidate."""

@@ -52,6 +52,7 @@ class ProposerEdits(Source):
     """
 
     ask: Asker
+    reads_gradients = True
 
     def __init__(self, ask: Asker, *, always_passing: bool = False, max_chars: int = 8000) -> None:
         self.ask = ask
