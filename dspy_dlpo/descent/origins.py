@@ -12,6 +12,7 @@ from dspy_dlpo.core.records import Candidate, Point
 from dspy_dlpo.core.sentences import split
 from dspy_dlpo.core.steps import StepRecord
 from dspy_dlpo.descent.outcome import RunResult
+from dspy_dlpo.descent.sources.shared_feedback import SharedFeedback
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _edited(
             earlier: tuple[str, ...] = ()
             if source.op == "replace":
                 earlier = (sentences[source.at].strip(), *origins[_most(old[source.at])].earlier)
-            is_the_metrics = child.source == "SharedFeedback"
+            is_the_metrics = child.source == SharedFeedback.__name__
             points = _said(record, source) if is_the_metrics else _points(record, predictor, source)
             examples = dict.fromkeys(name for point in points for name in point.examples)
             origins.append(Origin("", record.step, child.id, source, points, tuple(examples), earlier))
