@@ -102,8 +102,8 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
     """Return the edits that keep the rules one by one, and the others with the rule that each broke.
 
     A text of several sentences stays one edit, and counts as that many. Where they are more than the request allows,
-    each sentence of a paragraph becomes an edit of its own; a text of several lines is refused. What gives away the
-    answer of an example behind it, or is of a critic that did not keep to the form, must help on the trial.
+    each sentence of a paragraph becomes an edit of its own; a text of several lines is refused. A text must help on the
+    trial if a sentence of it gives away the answer of an example behind it, or if the critic did not keep to the form.
     """
     kept: list[Edit] = []
     refusals: list[Refusal] = []
@@ -119,7 +119,8 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
             if rule:
                 refusals.append(refused(rule, single, request))
                 continue
-            in_doubt = not loose.isdisjoint(map(normalised, units)) or examples.gives_away(single.text, behind)
+            in_doubt = not loose.isdisjoint(map(normalised, units))
+            in_doubt = in_doubt or any(examples.gives_away(text, behind) for text in (single.text, *units))
             single = replace(single, must_help=single.must_help or in_doubt)
             kept.append(single)
             said.update(map(normalised, units))

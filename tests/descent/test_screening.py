@@ -86,6 +86,9 @@ def test_corpora_are_large_and_in_eight_languages_at_least() -> None:
         ("答案是否", False),
         ("ответ Да", True),
         ("ответ: Дата", False),
+        ("Write an option in brackets, such as (B). The right answer is 'Yes'.", True),
+        ("Schreibe Yes oder No, sonst nichts. Die richtige Antwort ist Yes.", True),
+        ("Write Yes or No. Write nothing else.", False),
     ],
 )
 def test_text_with_the_answer_of_an_example_behind_it_and_no_other_answer_must_help(
