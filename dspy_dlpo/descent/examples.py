@@ -21,6 +21,7 @@ _MOST_COPIED = 0.75
 _LEAST_SENTENCE = 2 * WORD
 _LEAST_ANSWER = 3
 _LONGEST_ANSWER = 12
+_STOP = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])|\n")
 _SENTENCE_END = re.compile(r"[.!?;:\n。．｡！？；：…।؟۔]+|\(?\b\w\)")  # Or the letter of an option.
 
 
@@ -93,13 +94,16 @@ class Examples:
         )
 
     def gives_away(self, text: str, names: Iterable[str]) -> bool:
-        """Whether a text has the answer of one of these examples, letter by letter, and that of no other train example.
+        """Whether a sentence has the answer of one of these examples, letter by letter, and of no other train example.
 
         "The right answer is 'Yes'." is what was learnt of one example; "The answer is Yes or No." is about all.
         """
         own = {answer for name in names for answer in self._answers_to(name)}
-        named = {answer for answer in own if _names(text, answer)}
-        return len(named) == 1 and not any(_names(text, answer) for answer in self._all_answers - named)
+        for part in (text, *_STOP.split(text)):  # Also after "No.", which may be an abbreviation elsewhere.
+            named = {answer for answer in own if _names(part, answer)}
+            if len(named) == 1 and not any(_names(part, answer) for answer in self._all_answers - named):
+                return True
+        return False
 
     def _answers_to(self, name: str) -> Iterator[str]:
         """Yield the answers of an example as they are written."""

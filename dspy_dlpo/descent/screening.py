@@ -119,8 +119,7 @@ def screen(edits: Sequence[Edit], request: UpdateRequest, examples: Examples) ->
             if rule:
                 refusals.append(refused(rule, single, request))
                 continue
-            in_doubt = not loose.isdisjoint(map(normalised, units))
-            in_doubt = in_doubt or any(examples.gives_away(text, behind) for text in (single.text, *units))
+            in_doubt = not loose.isdisjoint(map(normalised, units)) or examples.gives_away(single.text, behind)
             single = replace(single, must_help=single.must_help or in_doubt)
             kept.append(single)
             said.update(map(normalised, units))

@@ -88,6 +88,8 @@ def test_corpora_are_large_and_in_eight_languages_at_least() -> None:
         ("ответ: Дата", False),
         ("Write an option in brackets, such as (B). The right answer is 'Yes'.", True),
         ("Schreibe Yes oder No, sonst nichts. Die richtige Antwort ist Yes.", True),
+        ("The answer must be Yes or No. The right answer is 'Yes'.", True),
+        ("答案必须是「是」或「否」。正确答案是「是」。", True),
         ("Write Yes or No. Write nothing else.", False),
     ],
 )
